@@ -1,0 +1,5 @@
+"""Data sets on disk, read into one sample type per task."""
+
+from wszoo.datasets.classification import LabelledImages, open_image, read_labelled_images
+
+__all__ = ["LabelledImages", "open_image", "read_labelled_images"]

@@ -1,0 +1,137 @@
+"""GroupNorm as the zoo uses it, and Batch-Channel Normalization (BCN).
+
+Sources: Wu and He, "Group Normalization", https://arxiv.org/abs/1803.08494; Qiao et al.,
+"Rethinking Normalization and Elimination Singularity in Neural Networks",
+https://arxiv.org/abs/1911.09738
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def groups_for(num_channels: int, num_groups: int = 32) -> int:
+    """The largest divisor of ``num_channels`` up to ``num_groups`` with two channels per group.
+
+    A group of one channel is instance normalization, which erases what that channel's mean says.
+    One channel, or a prime number of them, makes one group.
+    """
+    fitting = (
+        groups
+        for groups in range(min(num_groups, num_channels // 2), 1, -1)
+        if num_channels % groups == 0
+    )
+    return next(fitting, 1)
+
+
+class GroupNorm(nn.GroupNorm):
+    """``nn.GroupNorm`` with the channels first, as timm passes them, and float32 statistics.
+
+    Args:
+        num_channels: Channels of the input.
+        num_groups: Groups wanted; fewer where they do not divide the channels or would hold one
+            channel each, see ``groups_for``.
+        eps: Added to the variance.
+        affine: Learn a scale and a shift per channel.
+
+    Shape:
+        ``(N, num_channels, *)`` to the same.
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        num_groups: int = 32,
+        eps: float = 1e-5,
+        affine: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        groups = groups_for(num_channels, num_groups)
+        super().__init__(groups, num_channels, eps=eps, affine=affine, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight, self.bias
+        if weight is not None and weight.dtype in (torch.bfloat16, torch.float16):
+            # A half-precision affine would drag mean and rstd down to half precision too.
+            weight, bias = weight.float(), bias.float()
+            if x.device.type != "cpu":  # only the CPU kernel mixes dtypes
+                return F.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
+        return F.group_norm(x, self.num_groups, weight, bias, self.eps)
+
+
+class EstimatedBatchNorm(nn.BatchNorm2d):
+    """BatchNorm that normalizes by its running estimates while training, too.
+
+    A batch of one then sees the statistics of many. The estimates move first, by ``momentum``,
+    and no gradient passes through them.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.running_mean is not None and self.running_var is not None
+        momentum = self.momentum
+        assert momentum is not None
+        if self.training:
+            with torch.no_grad():
+                statistics = x.detach().to(self.running_mean.dtype)
+                mean = statistics.mean(dim=(0, 2, 3))
+                # About the old estimate of the mean, as in the authors' code.
+                centred = statistics - self.running_mean[:, None, None]
+                second_moment = centred.square().mean(dim=(0, 2, 3))
+                self.running_mean.lerp_(mean, momentum)
+                self.running_var.lerp_(second_moment, momentum)
+        # Copies: the next micro-batch moves the estimates before this one's backward pass.
+        mean, var = self.running_mean.clone(), self.running_var.clone()
+        return F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+
+
+class BatchChannelNorm(nn.Module):
+    """Normalize per channel over batches, then per group of channels in each image.
+
+    State-dict keys are the authors': ``bn.*`` for the first step, ``weight`` and ``bias`` of
+    shape ``(1, groups, 1)`` for the second, whose affine is per group and not per channel.
+
+    Args:
+        num_channels: Channels of the input.
+        num_groups: Groups wanted, see ``groups_for``.
+        eps: Added to both variances.
+        estimate: Normalize by running estimates in training (for micro-batches) instead of by
+            the batch's own statistics (for large batches).
+        momentum: How far each batch moves the estimates. The authors give no value for
+            micro-batches; 0.1 is BatchNorm's.
+
+    Shape:
+        ``(N, num_channels, H, W)`` to the same.
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        num_groups: int = 32,
+        eps: float = 1e-5,
+        *,
+        estimate: bool = False,
+        momentum: float = 0.1,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        kind = EstimatedBatchNorm if estimate else nn.BatchNorm2d
+        self.bn = kind(num_channels, eps=eps, momentum=momentum, device=device, dtype=dtype)
+        self.num_groups = groups_for(num_channels, num_groups)
+        self.eps = eps
+        shape = (1, self.num_groups, 1)
+        self.weight = nn.Parameter(torch.ones(shape, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(shape, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn(x)
+        per_group = x.shape[1] // self.num_groups
+        weight = self.weight.flatten().repeat_interleave(per_group)
+        bias = self.bias.flatten().repeat_interleave(per_group)
+        return F.group_norm(x, self.num_groups, weight.to(x.dtype), bias.to(x.dtype), self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.bn.num_features}, num_groups={self.num_groups}, eps={self.eps}"

@@ -1,0 +1,162 @@
+"""What timm is told to load, and the checks that it leaves out.
+
+timm loads leniently as soon as the number of classes differs or features are asked for: a file
+without its last stage then loads without a word. Here only the classifier may be missing.
+"""
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+from timm.models import PretrainedCfg, resolve_pretrained_cfg
+from torch import Tensor, nn
+
+from wszoo.layers import FORMULAS, WSFormula, formula_name, standardize_weight, to_formula
+from wszoo.weights import WEIGHTS_FILE, check_file, find, locate, read_metadata
+
+_logger = logging.getLogger(__name__)
+
+_SOURCES = ("file", "url", "hf_hub_id", "state_dict")  # of timm's configuration
+
+
+def resolve_source(
+    variant: str,
+    *,
+    pretrained: bool,
+    formula: str | WSFormula | None,
+    pretrained_cfg: Any,
+    overlay: dict[str, Any] | None,
+    cache_dir: str | Path | None,
+) -> tuple[PretrainedCfg, WSFormula]:
+    """Decide where the weights come from and which formula the model standardizes with.
+
+    Args:
+        variant: Registered name without a tag.
+        pretrained: Whether weights will be loaded; only then files are looked for.
+        formula: What the caller asked for, if anything.
+        pretrained_cfg: As timm hands it to an entry function: a tag, a configuration or None.
+        overlay: timm's ``pretrained_cfg_overlay``.
+        cache_dir: Where the Hub's client keeps files.
+
+    Raises:
+        FileNotFoundError: The weights are nowhere to be found.
+        ValueError: They are damaged, folded, or were trained with another formula.
+    """
+    cfg = resolve_pretrained_cfg(variant, pretrained_cfg, overlay)
+    declared: str | None = None
+    is_named = pretrained_cfg is None or isinstance(pretrained_cfg, str)
+    if cfg.source in ("hf-hub", "local-dir"):
+        cfg, declared = _from_published_folder(cfg, pretrained, cache_dir)
+    elif not is_named or any((overlay or {}).get(key) for key in _SOURCES):
+        declared = _declared_by_file(cfg.file) if pretrained else None
+    elif cfg.tag and cfg.has_weights:
+        record = find(f"{variant}.{cfg.tag}")
+        declared = record.formula
+        if pretrained:
+            cfg = dataclasses.replace(cfg, file=str(locate(record, cache_dir=cache_dir)))
+    elif pretrained:
+        raise RuntimeError(f"no weights exist for {variant!r} yet; use pretrained=False")
+    return cfg, _agree(formula, declared, cfg, pretrained)
+
+
+def _agree(
+    asked: str | WSFormula | None, declared: str | None, cfg: PretrainedCfg, pretrained: bool
+) -> WSFormula:
+    if declared is None:
+        if pretrained and asked is None:
+            _logger.warning(
+                "the weights of %s do not say which WS formula they were trained with; "
+                "'jhu' is assumed, pass formula= if it was another (%s)",
+                cfg.architecture,
+                ", ".join(FORMULAS),
+            )
+        return to_formula("jhu" if asked is None else asked)
+    if asked is None:
+        return to_formula(declared)
+    if pretrained and to_formula(asked) != to_formula(declared):
+        raise ValueError(
+            f"these weights of {cfg.architecture!r} were trained with the WS formula "
+            f"{declared!r}, not {formula_name(to_formula(asked))!r}; leave formula out"
+        )
+    return to_formula(asked)
+
+
+def _from_published_folder(
+    cfg: PretrainedCfg, pretrained: bool, cache_dir: str | Path | None
+) -> tuple[PretrainedCfg, str | None]:
+    """Read the ``wszoo`` key of a published config.json, which timm drops, and check the file."""
+    if cfg.source == "local-dir":
+        folder = Path(cfg.file or "")
+        config, weights = folder / "config.json", folder / WEIGHTS_FILE
+    else:
+        repository, _, revision = (cfg.hf_hub_id or "").partition("@")
+        where: dict[str, Any] = {"revision": revision or None, "cache_dir": cache_dir}
+        config = Path(hf_hub_download(repository, "config.json", **where))
+        if pretrained:
+            weights = Path(hf_hub_download(repository, WEIGHTS_FILE, **where))
+    ours: dict[str, str] = json.loads(config.read_text(encoding="utf-8")).get("wszoo", {})
+    if not pretrained:
+        return cfg, ours.get("formula")
+    check_file(weights, sha256=ours.get("sha256"), dtype=ours.get("dtype"))
+    declared = _declared_by_file(str(weights)) or ours.get("formula")
+    return dataclasses.replace(cfg, source=None, file=str(weights)), declared
+
+
+def _declared_by_file(file: str | None) -> str | None:
+    """The formula in a file's metadata; refuses a file of folded kernels."""
+    if file is None or not file.endswith(".safetensors"):
+        return None
+    metadata = read_metadata(Path(file))
+    if metadata.get("folded") == "true":
+        raise ValueError(
+            f"{file} holds folded kernels: standardizing them again would change the net; "
+            f"load the unfolded weights, or these into a plain timm ResNet with GroupNorm"
+        )
+    return metadata.get("formula")
+
+
+def adapt_state_dict(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Hold a file against the model, and make its stem fit other input channels.
+
+    Raises:
+        ValueError: Tensors are missing, unknown or of another shape; the message names them.
+    """
+    cfg = model.pretrained_cfg
+    stem = f"{cfg['first_conv']}.weight"
+    _require_match(state_dict, model, lenient=stem)
+    in_chans = model.in_chans
+    file_chans = state_dict[stem].shape[1]
+    if in_chans == file_chans:
+        return state_dict
+    if file_chans != 3:
+        raise ValueError(
+            f"cannot adapt a stem over {file_chans} channels to in_chans={in_chans}; "
+            f"only stems over 3 channels are standardized and can be adapted"
+        )
+    # The raw kernel means nothing without its standardization, which is over all three channels.
+    kernel = standardize_weight(state_dict[stem].float(), model.formula)
+    return {**state_dict, stem: kernel}
+
+
+def _require_match(state_dict: dict[str, Tensor], model: nn.Module, *, lenient: str) -> None:
+    head = f"{model.pretrained_cfg['classifier']}."
+    found = {k: v.shape for k, v in state_dict.items() if not k.startswith(head)}
+    wanted = {k: v.shape for k, v in model.state_dict().items() if not k.startswith(head)}
+    architecture = model.pretrained_cfg["architecture"]
+    for what, keys in (("lack", wanted.keys() - found.keys()), ("have", found.keys() - wanted.keys())):
+        if keys:
+            named = ", ".join(sorted(keys)[:3])
+            extra = " that the model does not know" if what == "have" else ""
+            raise ValueError(
+                f"the weights {what} {len(keys)} tensors{extra} ({named}, …); "
+                f"are they of another architecture than {architecture!r}?"
+            )
+    for key, shape in wanted.items():
+        if found[key] != shape and key != lenient:
+            raise ValueError(
+                f"the weights have {key} of shape {tuple(found[key])}, "
+                f"{architecture!r} has {tuple(shape)}"
+            )
