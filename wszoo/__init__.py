@@ -12,7 +12,10 @@ from wszoo.layers import (
     GroupNorm,
     WSConv2d,
     WSFormula,
+    fold,
+    standardize_convs,
     standardize_weight,
+    to_group_norm,
 )
 from wszoo.weights import WEIGHTS, Weights
 from wszoo.ws_resnet import WSResNet
@@ -26,6 +29,9 @@ __all__ = [
     "WSFormula",
     "WSResNet",
     "Weights",
+    "fold",
+    "standardize_convs",
     "standardize_weight",
+    "to_group_norm",
     "ws_resnet",
 ]

@@ -10,7 +10,15 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
-from wszoo.layers import BatchChannelNorm, GroupNorm, WSConv2d, WSFormula, formula_name, to_formula
+from wszoo.layers import (
+    BatchChannelNorm,
+    GroupNorm,
+    WSConv2d,
+    WSFormula,
+    formula_name,
+    refuse_folded,
+    to_formula,
+)
 from wszoo.loading import adapt_state_dict, resolve_source
 from wszoo.weights import WEIGHTS
 
@@ -46,6 +54,12 @@ class WSResNet(ResNet):
         ]
         for path, conv in convs[0 if self.in_chans == 3 else 1 :]:
             self.set_submodule(path, WSConv2d.from_conv(conv, self.formula))
+
+    def train(self, mode: bool = True) -> "WSResNet":
+        """As for ``nn.Module``; a folded net cannot be trained."""
+        if mode:
+            refuse_folded(self, "trained")
+        return super().train(mode)
 
 
 _D_STEM: dict[str, Any] = dict(stem_width=32, stem_type="deep", avg_down=True)

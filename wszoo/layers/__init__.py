@@ -1,6 +1,15 @@
 """Weight-standardized convolutions, the norms that go behind them, and module surgery."""
 
 from wszoo.layers.norm import BatchChannelNorm, EstimatedBatchNorm, GroupNorm, groups_for
+from wszoo.layers.surgery import (
+    Report,
+    convs_with_norms,
+    fold,
+    is_folded,
+    refuse_folded,
+    standardize_convs,
+    to_group_norm,
+)
 from wszoo.layers.weight import (
     FORMULAS,
     WSConv2d,
@@ -15,10 +24,17 @@ __all__ = [
     "BatchChannelNorm",
     "EstimatedBatchNorm",
     "GroupNorm",
+    "Report",
     "WSConv2d",
     "WSFormula",
+    "convs_with_norms",
+    "fold",
     "formula_name",
     "groups_for",
+    "is_folded",
+    "refuse_folded",
+    "standardize_convs",
     "standardize_weight",
     "to_formula",
+    "to_group_norm",
 ]

@@ -53,13 +53,23 @@ class GroupNorm(nn.GroupNorm):
         super().__init__(groups, num_channels, eps=eps, affine=affine, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight, self.bias
-        if weight is not None and weight.dtype in (torch.bfloat16, torch.float16):
-            # A half-precision affine would drag mean and rstd down to half precision too.
-            weight, bias = weight.float(), bias.float()
-            if x.device.type != "cpu":  # only the CPU kernel mixes dtypes
-                return F.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
-        return F.group_norm(x, self.num_groups, weight, bias, self.eps)
+        return _group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def _group_norm(
+    x: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    if weight is None or weight.dtype == torch.float32 or weight.dtype == torch.float64:
+        return F.group_norm(x, num_groups, weight, bias, eps)
+    # A half-precision affine would drag mean and deviation down to half precision too.
+    assert bias is not None
+    weight, bias = weight.float(), bias.float()
+    if x.device.type == "cpu":  # this kernel alone mixes dtypes
+        return F.group_norm(x, num_groups, weight, bias, eps)
+    return F.group_norm(x.float(), num_groups, weight, bias, eps).to(x.dtype)
+
+
+torch.fx.wrap("_group_norm")  # symbolic tracing cannot follow the branches
 
 
 class EstimatedBatchNorm(nn.BatchNorm2d):
