@@ -10,11 +10,9 @@ class Recipe:
     Attributes:
         phases: ``(epochs, pixels)`` in turn: small images first, since they are cheap.
         batch_size: Images per optimizer step.
-        optimizer: ``"muon"`` (orthogonalized steps for kernels, AdamW for the rest) or ``"sgd"``
-            (Nesterov momentum).
-        lr: Peak learning rate of the kernels.
-        head_lr: Peak learning rate of the classifier, the norm affines and the biases.
-        warmup: Share of the run over which the rate rises to its peak.
+        lr: Peak learning rate of the kernels, which take orthogonalized steps (Muon).
+        head_lr: Peak learning rate of the classifier, the norm affines and the biases (AdamW).
+        warmup_steps: Over which the rate rises to its peak.
         decay: Share of the run at its end over which the rate falls linearly to zero.
         weight_decay: Applied to kernels only.
         crop_scale: Least and largest share of a photo's area that a crop covers.
@@ -25,13 +23,12 @@ class Recipe:
 
     phases: tuple[tuple[int, int], ...]
     batch_size: int
-    optimizer: str
     lr: float
     head_lr: float
     test_size: int
     weight_decay: float
     momentum: float = 0.95
-    warmup: float = 0.02
+    warmup_steps: int = 74
     decay: float = 0.45
     crop_scale: tuple[float, float] = (0.35, 1.0)
     label_smoothing: float = 0.1
@@ -41,9 +38,10 @@ class Recipe:
     def epochs(self) -> int:
         return sum(epochs for epochs, _ in self.phases)
 
-    def rate_at(self, progress: float) -> float:
-        """Share of the peak learning rate when ``progress`` (0 to 1) of the run is done."""
-        return min(1.0, progress / self.warmup, (1 - progress) / self.decay)
+    def rate_at(self, step: int, steps: int) -> float:
+        """Share of the peak learning rate at ``step`` of ``steps``."""
+        rising, falling = (step + 1) / self.warmup_steps, (steps - step) / (steps * self.decay)
+        return min(1.0, rising, falling)
 
     def size_at(self, epoch: int) -> int:
         """Pixels of the training images in ``epoch``."""
@@ -59,14 +57,17 @@ class Recipe:
 E10_TIN200 = Recipe(
     phases=((5, 64), (3, 80), (2, 96)),
     batch_size=256,
-    optimizer="muon",
     lr=0.02,
     head_lr=2e-3,
     weight_decay=0.04,
     test_size=112,
 )
 
+# Enough for the test net, which has 0.3 million parameters in its body.
+E3_TIN200 = replace(E10_TIN200, phases=((3, 64),), test_size=64)
+
 RECIPES: dict[str, Recipe] = {
+    "e3_tin200": E3_TIN200,
     "e10_tin200": E10_TIN200,
     "smoke": replace(E10_TIN200, phases=((1, 32), (1, 40)), batch_size=8, test_size=32),
 }

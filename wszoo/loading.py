@@ -97,11 +97,13 @@ def _from_published_folder(
         config = Path(hf_hub_download(repository, "config.json", **where))
         if pretrained:
             weights = Path(hf_hub_download(repository, WEIGHTS_FILE, **where))
-    ours: dict[str, str] = json.loads(config.read_text(encoding="utf-8")).get("wszoo", {})
+    published: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+    ours: dict[str, str] = published.get("wszoo", {})
+    formula = ours.get("formula") or published.get("model_args", {}).get("formula")
     if not pretrained:
-        return cfg, ours.get("formula")
+        return cfg, formula
     check_file(weights, sha256=ours.get("sha256"), dtype=ours.get("dtype"))
-    declared = _declared_by_file(str(weights)) or ours.get("formula")
+    declared = _declared_by_file(str(weights)) or formula
     return dataclasses.replace(cfg, source=None, file=str(weights)), declared
 
 

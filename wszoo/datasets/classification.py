@@ -1,17 +1,27 @@
 """Photos with one class each: class folders on disk, or the same layout inside tar archives."""
 
 import io
+import lzma
+import re
+import struct
 import tarfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
+_DECODING_ERRORS = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error),  # Pillow's readers of formats
+    Image.DecompressionBombError,
+)
+_ARCHIVE_ERRORS = (tarfile.TarError, OSError, EOFError, lzma.LZMAError, zlib.error)
+_MEND = "replace or remove this file"
 SPLITS = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}
 
 
@@ -29,14 +39,24 @@ def open_image(source: Path | bytes, name: str | None = None) -> Image.Image:
     name = name or str(source if isinstance(source, Path) else "image")
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return _to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise FileNotFoundError(f"no such image: {name}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = str(error).replace(str(source), "") if isinstance(source, Path) else error
-        raise ValueError(
-            f"cannot decode {name}: {reason}; replace or remove this file"
-        ) from error
+    except UnidentifiedImageError as error:
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        reason = "it is no image of a known format" if size else "it is empty"
+        raise ValueError(f"cannot decode {name}: {reason}; {_MEND}") from error
+    except _DECODING_ERRORS as error:
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        raise ValueError(f"cannot decode {name}: {reason}; {_MEND}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits, which convert() would cut off at 255
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    elif "transparency" in image.info:  # a palette with transparency goes to RGB through RGBA
+        image = image.convert("RGBA")
+    return image.convert("RGB")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,36 +100,77 @@ class LabelledImages:
         return pixels
 
 
-def read_labelled_images(path: Path | str, split: str | None = None) -> LabelledImages:
+def find_images(paths: Iterable[Path]) -> list[Path]:
+    """Files as they are, folders as the photos anywhere under them, in sorted order.
+
+    Raises:
+        FileNotFoundError: One of the paths does not exist.
+        ValueError: A folder holds no photo.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = _images_under(path)
+            if not inside:
+                raise ValueError(f"no images under {path}; known: {', '.join(IMAGE_SUFFIXES)}")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise FileNotFoundError(f"no such image or folder: {path}")
+    return found
+
+
+def read_labelled_images(
+    path: Path | str, split: str | None = None, *, default: str | None = None
+) -> LabelledImages:
     """Find the photos and classes under ``path``.
 
     Args:
         path: A folder of class folders, a tar archive of class folders, or a folder that holds
             several splits: as sub-folders (``val/<class>/``) or as archives (``*-val*.tar.xz``).
+            An archive may hold several splits too, as sub-folders.
         split: ``"train"``, ``"val"`` or ``"test"``; needed where ``path`` holds several.
+        default: The split to take if ``path`` has it and none is named.
 
     Raises:
         FileNotFoundError: ``path`` or the split does not exist.
-        ValueError: No photos, or several splits and none named.
+        ValueError: No photos, one outside the class folders, a damaged archive, or several splits
+            and none named.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no such folder or archive: {path}")
     if path.is_file():
-        return _from_archives([path])
+        return _from_archives([path], split, default)
     folders = _split_folders(path)
     archives = _split_archives(path)
-    if not folders and not archives:
+    chosen = _choose_split(path, {*folders, *archives}, split, default)
+    if chosen is None:
         return _from_folder(path)
-    if split is None:
-        known = ", ".join(sorted({*folders, *archives}))
-        raise ValueError(f"{path} holds several splits ({known}); name one, as with --split val")
-    if split in folders:
-        return _from_folder(folders[split])
-    if split in archives:
-        return _from_archives(archives[split])
-    known = ", ".join(sorted({*folders, *archives}))
-    raise FileNotFoundError(f"{path} has no split {split!r}; its splits: {known}")
+    if chosen in folders:
+        return _from_folder(folders[chosen])
+    return _from_archives(archives[chosen], None, chosen)
+
+
+def _choose_split(
+    path: Path, known: Collection[str], split: str | None, default: str | None
+) -> str | None:
+    """The split that is meant; None where ``path`` holds class folders and no splits."""
+    listed = ", ".join(sorted(known))
+    if split is not None:
+        if not known:
+            raise FileNotFoundError(
+                f"{path} has no split {split!r}, it holds class folders; name no split to take all"
+            )
+        if split not in known:
+            raise FileNotFoundError(f"{path} has no split {split!r}; its splits: {listed}")
+        return split
+    if default in known:
+        return default
+    if len(known) > 1:
+        raise ValueError(f"{path} holds several splits ({listed}); name one, as with --split val")
+    return next(iter(known), None)
 
 
 def _split_folders(path: Path) -> dict[str, Path]:
@@ -117,7 +178,8 @@ def _split_folders(path: Path) -> dict[str, Path]:
         split: path / name
         for split, names in SPLITS.items()
         for name in names
-        if (path / name).is_dir()
+        # Photos alone make it a class, such as the trains among the vehicles.
+        if (path / name).is_dir() and any(child.is_dir() for child in (path / name).iterdir())
     }
 
 
@@ -125,19 +187,30 @@ def _split_archives(path: Path) -> dict[str, list[Path]]:
     archives = sorted(p for p in path.iterdir() if p.name.endswith(ARCHIVE_SUFFIXES))
     found: dict[str, list[Path]] = {}
     for split, names in SPLITS.items():
-        matching = [a for a in archives if set(a.name.replace(".", "-").split("-")) & set(names)]
+        matching = [a for a in archives if set(re.split(r"[-_.]", a.name)) & set(names)]
         if matching:
             found[split] = matching
     return found
 
 
+def _is_image(path: Path | PurePosixPath) -> bool:
+    """Whether a path is named like a photo; hidden files are not (macOS adds ``._x.jpg``)."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def _images_under(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if _is_image(path) and path.is_file())
+
+
 def _from_folder(root: Path) -> LabelledImages:
     classes = tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != "."))
+    for path in sorted(root.iterdir()):
+        if _is_image(path) and path.is_file():
+            raise ValueError(f"{path} lies in no class folder; move it into one, or remove it")
     found = [
         (photo, target)
         for target, name in enumerate(classes)
-        for photo in sorted((root / name).rglob("*"))
-        if photo.suffix.lower() in IMAGE_SUFFIXES
+        for photo in _images_under(root / name)
     ]
     if not found:
         raise ValueError(
@@ -151,28 +224,61 @@ def _from_folder(root: Path) -> LabelledImages:
     )
 
 
-def _from_archives(archives: Sequence[Path]) -> LabelledImages:
-    found: list[tuple[str, str, bytes]] = []
-    for archive in archives:
-        try:
-            with tarfile.open(archive) as tar:
-                for member in tar:
-                    parts = Path(member.name).parts
-                    if member.isfile() and parts[-1].lower().endswith(IMAGE_SUFFIXES):
-                        data = tar.extractfile(member)
-                        assert data is not None
-                        if len(parts) < 2:
-                            raise ValueError(f"{archive}:{member.name} lies in no class folder")
-                        found.append((parts[-2], f"{archive}:{member.name}", data.read()))
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise ValueError(f"cannot read {archive}: {error}; fetch this archive again") from error
-    if not found:
+@dataclass(frozen=True, kw_only=True)
+class _Member:
+    name: str
+    split: str | None
+    label: str
+    data: bytes
+
+
+def _from_archives(
+    archives: Sequence[Path], split: str | None, default: str | None
+) -> LabelledImages:
+    members = [member for archive in archives for member in _members(archive)]
+    if not members:
         raise ValueError(f"no images in {archives[0]}: expected <class>/<image> inside")
-    classes = tuple(sorted({name for name, _, _ in found}))
-    index = {name: target for target, name in enumerate(classes)}
+    known = {member.split for member in members if member.split is not None}
+    chosen = _choose_split(archives[0], known, split, default)
+    if chosen is not None:
+        members = [member for member in members if member.split == chosen]
+    classes = tuple(sorted({member.label for member in members}))
+    index = {label: target for target, label in enumerate(classes)}
     return LabelledImages(
-        names=tuple(name for _, name, _ in found),
-        sources=tuple(data for _, _, data in found),
-        targets=tuple(index[name] for name, _, _ in found),
+        names=tuple(member.name for member in members),
+        sources=tuple(member.data for member in members),
+        targets=tuple(index[member.label] for member in members),
         classes=classes,
     )
+
+
+def _members(archive: Path) -> list[_Member]:
+    found = []
+    try:
+        with tarfile.open(archive) as tar:
+            for entry in tar:
+                path = PurePosixPath(entry.name)
+                if not (entry.isfile() and _is_image(path)):
+                    continue
+                data = tar.extractfile(entry)
+                assert data is not None
+                if len(path.parts) < 2:
+                    raise ValueError(f"{archive}:{entry.name} lies in no class folder")
+                above = path.parts[-3] if len(path.parts) > 2 else None
+                split = next((s for s, names in SPLITS.items() if above in names), None)
+                name = f"{archive}:{entry.name}"
+                found.append(
+                    _Member(name=name, split=split, label=path.parts[-2], data=data.read())
+                )
+            _require_end(tar)
+    except _ARCHIVE_ERRORS as error:
+        reason = str(error).partition("\n")[0].rstrip(":")
+        raise ValueError(f"cannot read {archive}: {reason}; fetch this archive again") from error
+    return found
+
+
+def _require_end(tar: tarfile.TarFile) -> None:
+    """Refuse an archive that was not read to its end: tarfile takes a damaged header for it."""
+    assert tar.fileobj is not None
+    if any(block := tar.fileobj.read(tarfile.BLOCKSIZE)) or not block:
+        raise tarfile.ReadError("it is damaged or cut short")

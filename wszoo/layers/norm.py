@@ -141,7 +141,7 @@ class BatchChannelNorm(nn.Module):
         per_group = x.shape[1] // self.num_groups
         weight = self.weight.flatten().repeat_interleave(per_group)
         bias = self.bias.flatten().repeat_interleave(per_group)
-        return F.group_norm(x, self.num_groups, weight.to(x.dtype), bias.to(x.dtype), self.eps)
+        return _group_norm(x, self.num_groups, weight, bias, self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.bn.num_features}, num_groups={self.num_groups}, eps={self.eps}"

@@ -6,7 +6,13 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
-from timm.layers import BatchNormAct2d, BlurPool2d, GroupNormAct
+from timm.layers import (
+    BatchNormAct2d,
+    BlurPool2d,
+    FrozenBatchNormAct2d,
+    GroupNormAct,
+    SyncBatchNormAct,
+)
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -21,8 +27,10 @@ NORMS = (
     nn.GroupNorm,
     nn.LayerNorm,
     FrozenBatchNorm2d,
+    FrozenBatchNormAct2d,
     BatchChannelNorm,
 )
+_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d, FrozenBatchNormAct2d)
 _TRANSPARENT = (nn.Identity, nn.Dropout, nn.Dropout2d, BlurPool2d)  # between a conv and its norm
 _ATTENTION = re.compile(r"Attention|Attn|Squeeze|Excit|SE(?:Module|Block|$)|Cbam|Eca[A-Z]|GlobalContext")
 
@@ -78,7 +86,7 @@ def _width(norm: nn.Module) -> int:
         return norm.num_channels
     if isinstance(norm, nn.LayerNorm):
         return norm.normalized_shape[-1]
-    if isinstance(norm, FrozenBatchNorm2d):
+    if isinstance(norm, (FrozenBatchNorm2d, FrozenBatchNormAct2d)):
         return len(norm.weight)
     return int(norm.num_features)  # type: ignore[arg-type]
 
@@ -148,19 +156,20 @@ def to_group_norm(root: nn.Module, num_groups: int = 32) -> Report:
     Raises:
         ValueError: ``root`` is itself a norm.
     """
-    if isinstance(root, nn.modules.batchnorm._BatchNorm):
+    if isinstance(root, _BATCH_NORMS):
         raise ValueError("cannot replace a bare BatchNorm in place; use GroupNorm")
     report = Report()
     own = [m.bn for m in root.modules() if isinstance(m, BatchChannelNorm)]
-    for path, norm in list(root.named_modules()):
-        if not isinstance(norm, (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)):
+    made: dict[nn.Module, nn.GroupNorm] = {}  # a norm registered twice stays one
+    for path, norm in list(root.named_modules(remove_duplicate=False)):
+        if not isinstance(norm, _BATCH_NORMS):
             continue
         if any(norm is part for part in own) or isinstance(norm, EstimatedBatchNorm):
             report.left[path] = "part of Batch-Channel Normalization"
         elif isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm3d)):
             report.left[path] = f"a {type(norm).__name__}, which normalizes no images"
         else:
-            group_norm = _group_norm_like(norm, num_groups)
+            group_norm = made.setdefault(norm, _group_norm_like(norm, num_groups))
             root.set_submodule(path, group_norm)
             report.converted.append(path)
             if group_norm.num_groups != num_groups:
@@ -171,8 +180,9 @@ def to_group_norm(root: nn.Module, num_groups: int = 32) -> Report:
 def _group_norm_like(norm: nn.Module, num_groups: int) -> nn.GroupNorm:
     plain = GroupNorm(_width(norm), num_groups, eps=norm.eps, affine=norm.weight is not None)
     result: nn.GroupNorm = plain
-    if isinstance(norm, BatchNormAct2d):
-        result = GroupNormAct(_width(norm), plain.num_groups, eps=norm.eps)
+    if isinstance(norm, (BatchNormAct2d, SyncBatchNormAct, FrozenBatchNormAct2d)):
+        affine = norm.weight is not None
+        result = GroupNormAct(_width(norm), plain.num_groups, eps=norm.eps, affine=affine)
         result.drop, result.act = norm.drop, norm.act
     if norm.weight is not None:
         result = result.to(device=norm.weight.device, dtype=norm.weight.dtype)
@@ -201,14 +211,17 @@ def fold(module: Module) -> Module:
     """
     if isinstance(module, WSConv2d):
         return _mark_folded(module.fuse())  # type: ignore[return-value]
-    layers = [path for path, layer in module.named_modules() if isinstance(layer, WSConv2d)]
+    layers = {
+        path: layer
+        for path, layer in module.named_modules(remove_duplicate=False)
+        if isinstance(layer, WSConv2d)
+    }
     if not layers:
         state = "is folded already" if is_folded(module) else "has no WSConv2d"
         raise ValueError(f"nothing to fold: this {type(module).__name__} {state}")
-    for path in layers:
-        layer = module.get_submodule(path)
-        assert isinstance(layer, WSConv2d)
-        module.set_submodule(path, _mark_folded(layer.fuse()))
+    fused = {layer: _mark_folded(layer.fuse()) for layer in layers.values()}  # shared ones once
+    for path, layer in layers.items():
+        module.set_submodule(path, fused[layer])
     return _mark_folded(module)
 
 

@@ -42,7 +42,10 @@ def random_resized_crops(
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """``(N, C, H, W)`` to ``(N, C, size, size)``, as the evaluation of timm resizes a photo."""
+    """``(N, C, H, W)`` to ``(N, C, size, size)``, as the evaluation of timm resizes a photo.
+
+    Values are those of pixels, 0 to 255, and stay in that range.
+    """
     if images.shape[-2:] == (size, size):
         return images
     return F.interpolate(

@@ -1,0 +1,20 @@
+.PHONY: check test format cards wheel
+
+check:  ## Everything that reads the code without running it
+	ruff check
+	ruff format --check
+	mypy
+	lint-imports
+
+test:  ## The fast tests; `pytest -m slow` runs the others
+	pytest
+
+format:  ## Rewrite the code as `make check` wants it
+	ruff check --fix
+	ruff format
+
+cards:  ## Render the model cards again from the records
+	python -m train.publish --cards
+
+wheel:  ## Build dist/*.whl
+	python -m build --wheel

@@ -1,0 +1,68 @@
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import yaml
+
+from train.recipes import RECIPES
+from wszoo.cards import read_results, render_card
+from wszoo.weights import ASSETS, WEIGHTS, WEIGHTS_FILE, Weights
+
+CARDS = Path(__file__).parents[1] / "model_cards"
+every_weights = pytest.mark.parametrize("weights", WEIGHTS, ids=lambda weights: weights.name)
+
+
+@every_weights
+def test_the_committed_card_is_what_the_record_renders(weights: Weights) -> None:
+    committed = (CARDS / weights.name / "README.md").read_text(encoding="utf-8")
+
+    assert committed == render_card(weights, read_results(CARDS / weights.name)), "run make cards"
+
+
+@every_weights
+def test_the_record_the_results_and_the_config_agree(weights: Weights) -> None:
+    results = read_results(CARDS / weights.name)
+    config = json.loads((CARDS / weights.name / "config.json").read_text())
+
+    (metrics,) = weights.metrics.values()
+    assert {key: results["evaluation"][key] for key in metrics} == metrics
+    assert config["architecture"] == weights.model
+    assert config["wszoo"] == {
+        "formula": weights.formula,
+        "sha256": weights.sha256,
+        "dtype": weights.dtype,
+    }
+    assert config["num_classes"] == weights.num_classes
+    assert config["pretrained_cfg"]["input_size"] == list(weights.input_size)
+
+
+@every_weights
+def test_published_weights_name_a_recipe_that_exists(weights: Weights) -> None:
+    assert weights.recipe is None or weights.recipe in RECIPES
+    results = read_results(CARDS / weights.name)
+    assert len(results["epochs"]) == RECIPES[results["recipe_name"]].epochs
+
+
+@every_weights
+def test_the_front_matter_is_what_the_hub_reads(weights: Weights) -> None:
+    _, front, _ = (CARDS / weights.name / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    card = yaml.safe_load(front)
+
+    assert card["library_name"] == "timm"
+    assert card["license_name"] == weights.license
+    value = card["model-index"][0]["results"][0]["metrics"][0]["value"]
+    assert value == read_results(CARDS / weights.name)["evaluation"]["top1"]
+
+
+@every_weights
+def test_a_card_folder_and_its_packaged_file_load_as_a_local_dir(
+    weights: Weights, tmp_path: Path
+) -> None:
+    for name in ("config.json", "README.md"):
+        (tmp_path / name).write_bytes((CARDS / weights.name / name).read_bytes())
+    (tmp_path / WEIGHTS_FILE).symlink_to(ASSETS / weights.name / WEIGHTS_FILE)
+
+    model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+
+    assert model.num_classes == weights.num_classes

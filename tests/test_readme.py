@@ -1,0 +1,58 @@
+"""The README is true: its snippets run, its commands exist, its numbers are those of the records."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from wszoo.cli import main
+from wszoo.describe import weights_table
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+SNIPPETS = [code for language, code in BLOCKS if language == "python"]
+COMMANDS = [
+    line.removeprefix("wszoo ")
+    for language, code in BLOCKS
+    if language == "console"
+    for line in code.splitlines()
+    if line.startswith("wszoo ")
+]
+# Run by .ci/run on the real thing, or they need data that is not packaged.
+ELSEWHERE = ("demo", "eval", "bench")
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("code", SNIPPETS, ids=range(len(SNIPPETS)))
+def test_snippet_runs(code: str) -> None:
+    exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_runs(command: str, tmp_path: Path) -> None:
+    words = shlex.split(command, comments=True)
+    if words[0] in ELSEWHERE:
+        words = [words[0], "--help"]
+    if "photo.jpg" in words:
+        from PIL import Image
+
+        Image.new("RGB", (64, 64)).save(tmp_path / "photo.jpg")
+
+    result = CliRunner().invoke(main, words)
+
+    assert result.exit_code == 0, result.output
+
+
+def test_the_table_of_weights_is_the_one_of_the_records() -> None:
+    assert weights_table() in README, "run make cards"
+
+
+def test_the_two_commands_of_a_newcomer_are_there() -> None:
+    assert "python -m pip install -e . && wszoo demo" in README
+    assert "python -m pip install -e '.[test]' && pytest" in README

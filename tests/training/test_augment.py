@@ -1,0 +1,126 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wszoo.training.augment import CROP_DRAWS, random_resized_crops, resize
+
+
+def photos(count: int = 4, height: int = 20, width: int = 20) -> Tensor:
+    return 255 * torch.rand(count, 3, height, width, dtype=torch.float64)
+
+
+def draws(count: int, **fixed: float) -> Tensor:
+    """Random draws with some of them fixed, by what they decide."""
+    uniforms = torch.rand(count, CROP_DRAWS, dtype=torch.float64)
+    for index, name in enumerate(("area", "aspect", "x", "y", "flip")):
+        if name in fixed:
+            uniforms[:, index] = fixed[name]
+    return uniforms
+
+
+@pytest.mark.parametrize("size", [1, 8, 20, 33])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_crops_have_the_size_asked_for(size: int, dtype: torch.dtype) -> None:
+    crops = random_resized_crops(
+        photos(5, 24, 18).to(dtype), draws(5).float(), size, scale=(0.3, 1.0)
+    )
+
+    assert crops.shape == (5, 3, size, size)
+    assert crops.dtype == dtype
+
+
+@pytest.mark.parametrize("size", [20, 13, 40])
+def test_the_whole_area_without_stretch_is_the_resized_photo(size: int) -> None:
+    images = photos()
+
+    crops = random_resized_crops(images, draws(4, aspect=0.5, flip=0.9), size, scale=(1, 1))
+
+    resized = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(crops, resized, rtol=0, atol=1e-4)
+
+
+def test_a_flip_mirrors_the_very_same_crop() -> None:
+    images = photos()
+    uniforms = draws(4, flip=0.9)
+    flipped = uniforms.clone()
+    flipped[:, 4] = 0.1
+
+    plain = random_resized_crops(images, uniforms, 16, scale=(0.3, 0.8))
+    mirrored = random_resized_crops(images, flipped, 16, scale=(0.3, 0.8))
+
+    torch.testing.assert_close(mirrored, plain.flip(3), rtol=0, atol=1e-6)
+    assert (mirrored - plain).abs().mean() > 1
+
+
+def test_half_of_the_crops_are_flipped() -> None:
+    ramp = torch.linspace(0, 1, 16, dtype=torch.float64).expand(1000, 1, 16, 16)
+
+    crops = random_resized_crops(ramp, draws(1000), 8, scale=(0.5, 1.0))
+
+    falls = (crops[:, 0, 0, 0] > crops[:, 0, 0, -1]).double().mean()
+    assert falls == pytest.approx(0.5, abs=0.06)
+
+
+def test_values_of_crops_stay_in_the_range_of_their_photo() -> None:
+    images = photos(200, 17, 23)
+
+    crops = random_resized_crops(images, draws(200), 19, scale=(0.05, 1.0))
+
+    low, high = images.amin(dim=(2, 3)), images.amax(dim=(2, 3))
+    assert (crops.amin(dim=(2, 3)) >= low - 1e-9).all()
+    assert (crops.amax(dim=(2, 3)) <= high + 1e-9).all()
+
+
+def test_crops_lie_inside_the_photo_and_cover_the_share_asked_for() -> None:
+    """Photos that hold their own coordinates tell where each crop was taken."""
+    rows, columns = torch.meshgrid(
+        *[torch.arange(200, dtype=torch.float64) + 0.5] * 2, indexing="ij"
+    )
+    where = torch.stack([rows, columns]).expand(500, 2, 200, 200)
+
+    crops = random_resized_crops(where, draws(500, flip=0.9), 50, scale=(0.2, 0.5))
+
+    height = (crops[:, 0, -1, 0] - crops[:, 0, 0, 0]) * 50 / 49 / 200
+    width = (crops[:, 1, 0, -1] - crops[:, 1, 0, 0]) * 50 / 49 / 200
+    share = height * width
+    assert 0.19 < share.min() < 0.22
+    assert 0.48 < share.max() < 0.51
+    aspect = width / height
+    assert 0.74 < aspect.min() < 0.80
+    assert 1.25 < aspect.max() < 1.35
+    assert crops.min() > 0
+    assert crops.max() < 200
+    assert crops[:, :, 0, 0].min() < 5, "some crops begin at the edge"
+    assert crops[:, :, -1, -1].max() > 195, "some crops end at the edge"
+
+
+def test_the_crop_of_an_image_depends_on_its_own_draws_alone() -> None:
+    images, uniforms = photos(6), draws(6)
+    order = torch.tensor([4, 0, 5])
+
+    together = random_resized_crops(images, uniforms, 12, scale=(0.3, 1.0))
+    others = random_resized_crops(images[order], uniforms[order], 12, scale=(0.3, 1.0))
+    alone = random_resized_crops(images[3:4], uniforms[3:4], 12, scale=(0.3, 1.0))
+
+    torch.testing.assert_close(others, together[order], rtol=0, atol=1e-9)
+    torch.testing.assert_close(alone, together[3:4], rtol=0, atol=1e-9)
+
+
+def test_resize_leaves_a_photo_of_the_right_size_as_it_is() -> None:
+    images = photos()
+
+    assert resize(images, 20) is images
+
+
+@pytest.mark.parametrize("size", [7, 31])
+def test_resize_keeps_pixels_within_their_range_and_flat_photos_flat(size: int) -> None:
+    sharp = (photos() > 128) * 255.0
+    flat = torch.full((1, 3, 20, 20), 93.0)
+
+    resized = resize(sharp, size)
+
+    assert resized.shape == (4, 3, size, size)
+    assert resized.min() >= 0
+    assert resized.max() <= 255
+    torch.testing.assert_close(resize(flat, size), torch.full((1, 3, size, size), 93.0))

@@ -1,0 +1,166 @@
+"""Turn a finished run into published weights: ``python -m train.publish RUN --data DIR``.
+
+Leaves the file in ``wszoo/assets`` and the card's folder in ``model_cards``, and prints the record
+to put into ``wszoo/weights.py``.
+"""
+
+import json
+import platform
+import subprocess
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+import timm
+import torch
+from safetensors.torch import save_file
+from timm.models._hub import save_config_for_hf
+from torch import Tensor
+
+from wszoo.cards import read_results, render_card
+from wszoo.datasets import read_labelled_images
+from wszoo.describe import weights_table
+from wszoo.evaluate import evaluate, targets_for
+from wszoo.files import sha256_of
+from wszoo.training.checkpoint import load_checkpoint
+from wszoo.visualize import draw_curves
+from wszoo.weights import ASSETS, WEIGHTS, WEIGHTS_FILE, Weights
+
+CARDS = Path(__file__).parent.parent / "model_cards"
+LICENSE = "imagenet-research"
+
+
+def export(run: Path, pixels: int) -> tuple[Weights, dict[str, Any]]:
+    """Write the weights of a finished run as fp16 safetensors, and make their record."""
+    facts = json.loads((run / "run.json").read_text())
+    loaded = load_checkpoint(run)
+    if loaded is None:
+        raise click.ClickException(f"{run} holds no checkpoint; train it first")
+    state_dict: dict[str, Tensor] = loaded[0]["model"]
+    epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    tag = f"e{epochs[-1]['epoch']}_tin200"
+    folder = ASSETS / f"{facts['model']}.{tag}"
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = {"format": "pt", "model": facts["model"], "tag": tag, "formula": "jhu"}
+    halves = {key: value.half().contiguous() for key, value in state_dict.items()}
+    save_file(halves, folder / WEIGHTS_FILE, metadata)
+    weights = Weights(
+        model=facts["model"],
+        tag=tag,
+        sha256=sha256_of(folder / WEIGHTS_FILE),
+        license=LICENSE,
+        num_classes=len(state_dict["fc.bias"]),
+        labels="tin200.tsv",
+        input_size=(3, pixels, pixels),
+        crop_pct=1.0,
+        interpolation="bicubic",
+        recipe=facts["recipe"],
+        packaged=True,
+    )
+    recipe_keys = {"model", "recipe"}
+    return weights, {
+        "model": facts["model"],
+        "recipe_name": facts["recipe"],
+        "recipe": {key: value for key, value in facts.items() if key not in recipe_keys},
+        "epochs": epochs,
+        "file_bytes": (folder / WEIGHTS_FILE).stat().st_size,
+        "hardware": f"{torch.get_num_threads()} threads of {_processor()}",
+        "versions": {name: version(name) for name in ("torch", "timm", "wszoo")},
+        "python": platform.python_version(),
+        "commit": _commit(),
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def _commit() -> str:
+    command = ("git", "rev-parse", "HEAD")
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def measure(weights: Weights, data: Path) -> dict[str, Any]:
+    """What ``wszoo eval`` will print for the exported file."""
+    cfg = weights.pretrained_cfg(first_conv="conv1", classifier="fc")
+    model = timm.create_model(weights.model, pretrained=True, pretrained_cfg=cfg.to_dict())
+    images = read_labelled_images(data, "val")
+    targets = targets_for(images, weights, weights.num_classes)
+    result = evaluate(model, images, targets)
+    return {
+        "top1": round(result.top1, 2),
+        "top5": round(result.top5, 2),
+        "standard_error": round(result.standard_error, 2),
+        "photos": result.count,
+    }
+
+
+def write_card_folder(weights: Weights, results: dict[str, Any]) -> Path:
+    """Card, config.json, results.json and curves."""
+    folder = CARDS / weights.name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    cfg = weights.pretrained_cfg(first_conv="conv1", classifier="fc").to_dict()
+    model = timm.create_model(
+        weights.model, num_classes=weights.num_classes, pretrained_cfg={**cfg, "file": None}
+    )
+    ours = {"formula": weights.formula, "sha256": weights.sha256, "dtype": weights.dtype}
+    config = {"label_names": weights.label_ids(), "wszoo": ours}
+    descriptions = dict(zip(weights.label_ids(), weights.label_names(), strict=True))
+    save_config_for_hf(
+        model, folder / "config.json", model_config={**config, "label_descriptions": descriptions}
+    )
+    draw_curves(
+        {
+            "held-out top-1": [(row["epoch"], row["held_out_top1"]) for row in results["epochs"]],
+            "loss x 10": [(row["epoch"], 10 * row["loss"]) for row in results["epochs"]],
+        },
+        folder / "curves.png",
+        x_label="epoch",
+        y_label="top-1 (%), loss x 10",
+        title=weights.name,
+    )
+    (folder / "README.md").write_text(render_card(weights, results), encoding="utf-8")
+    return folder
+
+
+def render_all() -> None:
+    """Render the card of every record again, and the README's table of weights."""
+    for weights in WEIGHTS:
+        folder = CARDS / weights.name
+        text = render_card(weights, read_results(folder))
+        (folder / "README.md").write_text(text, encoding="utf-8")
+    readme = CARDS.parent / "README.md"
+    before, rest = readme.read_text(encoding="utf-8").split("<!-- weights -->\n")
+    _, after = rest.split("<!-- /weights -->")
+    table = f"<!-- weights -->\n{weights_table()}\n<!-- /weights -->"
+    readme.write_text(before + table + after, encoding="utf-8")
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path, exists=True), required=False)
+@click.option("--data", type=click.Path(path_type=Path, exists=True), help="Tiny ImageNet.")
+@click.option("--pixels", type=int, help="Evaluation size, chosen on held-out photos.")
+@click.option("--cards", is_flag=True, help="Only render the cards and the README's table again.")
+def main(run: Path | None, data: Path | None, pixels: int | None, cards: bool) -> None:
+    """Publish the finished RUN into this checkout."""
+    if cards:
+        render_all()
+        return
+    if run is None or data is None or pixels is None:
+        raise click.UsageError("give RUN, --data and --pixels, or --cards alone")
+    weights, results = export(run, pixels)
+    results["evaluation"] = measure(weights, data)
+    metrics = {key: results["evaluation"][key] for key in ("top1", "top5")}
+    weights = Weights(**{**asdict(weights), "metrics": {"Tiny ImageNet val": metrics}})
+    folder = write_card_folder(weights, results)
+    click.echo(f"{folder}; the record:\n{weights}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""What there is to say about a variant and its weights; one source for every table."""
+
+from typing import Any
+
+import timm
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from wszoo.layers import BatchChannelNorm, formula_name
+from wszoo.weights import WEIGHTS, Weights, find
+from wszoo.ws_resnet import WSResNet
+
+
+def list_rows() -> list[dict[str, Any]]:
+    """One row per set of weights, and one per variant without any."""
+    rows = []
+    for variant in timm.list_models(module="ws_resnet"):
+        model = _on_meta(variant)
+        records: list[Weights | None] = [w for w in WEIGHTS if w.model == variant]
+        for weights in records or [None]:
+            rows.append(_row(variant, model, weights))
+    return rows
+
+
+def _row(variant: str, model: WSResNet, weights: Weights | None) -> dict[str, Any]:
+    top1 = [f"{m['top1']:.2f} % ({data})" for data, m in weights.metrics.items()] if weights else []
+    return {
+        "name": weights.name if weights else variant,
+        "model": variant,
+        "tag": weights.tag if weights else None,
+        "params_m": round(parameter_count(model) / 1e6, 2),
+        "norm": norm_name(model),
+        "formula": weights.formula if weights else None,
+        "top1": ", ".join(top1) or None,
+        "input": weights.input_size[-1] if weights else None,
+        "license": weights.license if weights else None,
+        "where": where(weights) if weights else None,
+    }
+
+
+def where(weights: Weights) -> str:
+    """Where the file of a record is, in a word or two."""
+    if weights.packaged:
+        return "in the package"
+    return f"hub {weights.hub}" if weights.hub else "in the repository, model_cards/"
+
+
+def norm_name(model: WSResNet) -> str:
+    """``GN`` or ``BCN``."""
+    is_bcn = any(isinstance(module, BatchChannelNorm) for module in model.modules())
+    return "BCN" if is_bcn else "GN"
+
+
+def parameter_count(model: torch.nn.Module) -> int:
+    """Number of learned values."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def macs(model: torch.nn.Module, input_size: tuple[int, int, int]) -> int:
+    """Multiply-accumulates of one image; ``model`` may be on the meta device."""
+    device = next(model.parameters()).device
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.empty(1, *input_size, device=device))
+    return int(counter.get_total_flops() // 2)
+
+
+def describe_variant(name: str) -> dict[str, Any]:
+    """Everything a user asks before loading ``name``: ``model`` or ``model.tag``."""
+    weights = next((w for w in WEIGHTS if name in (w.name, w.model)), None)
+    variant = name.split(".")[0]
+    model = _on_meta(variant)
+    size = weights.input_size if weights else (3, 224, 224)
+    described: dict[str, Any] = {
+        "model": variant,
+        "params": f"{parameter_count(model) / 1e6:.2f} M",
+        "MACs": f"{macs(model, size) / 1e9:.2f} G at {size[1]} x {size[2]}",
+        "norm": norm_name(model),
+        "formula": formula_name(model.formula),
+        "channels": [info["num_chs"] for info in model.feature_info],
+        "strides": [info["reduction"] for info in model.feature_info],
+    }
+    if weights is None:
+        return {**described, "weights": "none yet; use pretrained=False"}
+    found = find(weights.name)
+    return {
+        **described,
+        "weights": found.name,
+        "where": where(found),
+        "license": found.license,
+        "recipe": found.recipe,
+        "classes": found.num_classes,
+        "accuracy": found.metrics,
+        "input": f"RGB, {size[1]} x {size[2]}, crop {found.crop_pct}, {found.interpolation}",
+        "mean": found.mean,
+        "std": found.std,
+        "sha256": found.sha256,
+        "load": f'import timm, wszoo; timm.create_model("{found.name}", pretrained=True)',
+    }
+
+
+def _on_meta(variant: str) -> WSResNet:
+    with torch.device("meta"):
+        model = timm.create_model(variant)
+    assert isinstance(model, WSResNet)
+    return model
+
+
+def weights_table() -> str:
+    """The published weights as a Markdown table, for the README."""
+    lines = [
+        "| name | parameters | top-1 | top-5 | pixels | file | licence |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for weights in WEIGHTS:
+        ((data, scores),) = weights.metrics.items()
+        millions = f"{parameter_count(_on_meta(weights.model)) / 1e6:.2f} M"
+        lines.append(
+            f"| [`{weights.name}`](model_cards/{weights.name}/README.md) | {millions} "
+            f"| {scores['top1']:.2f} % ({data}) | {scores['top5']:.2f} % | {weights.input_size[-1]} "
+            f"| {where(weights)} | {weights.license} |"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,128 @@
+"""Accuracy of a classifier on photos in class folders, and its predictions on single photos."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
+from torch import Tensor, nn
+
+from wszoo.datasets import LabelledImages
+from wszoo.weights import Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How a classifier did on a set of photos.
+
+    Attributes:
+        top1: Percent of photos whose class was rated highest.
+        top5: Percent of photos whose class was among the five rated highest.
+        count: Photos.
+        confusion: ``(classes, classes)`` counts, true class by predicted class.
+    """
+
+    top1: float
+    top5: float
+    count: int
+    confusion: Tensor
+
+    @property
+    def standard_error(self) -> float:
+        """Binomial standard error of ``top1``, in percent."""
+        share = self.top1 / 100
+        return 100 * float((share * (1 - share) / self.count) ** 0.5)
+
+
+def preprocessing(model: nn.Module) -> Callable[[Image.Image], Tensor]:
+    """The transform that the weights of ``model`` were measured with: photo to ``(C, H, W)``."""
+    transform: Callable[[Image.Image], Tensor] = create_transform(
+        **resolve_model_data_config(model), is_training=False
+    )
+    return transform
+
+
+def targets_for(images: LabelledImages, weights: Weights | None, num_classes: int) -> list[int]:
+    """Rows of the classifier that the photos belong to.
+
+    Class folders are matched by name where the weights know their classes, by position otherwise.
+
+    Raises:
+        ValueError: The folders do not fit the classes of the model.
+    """
+    if weights is not None and weights.labels is not None:
+        rows = {name: row for row, name in enumerate(weights.label_ids())}
+        unknown = [name for name in images.classes if name not in rows]
+        if unknown:
+            raise ValueError(
+                f"{len(unknown)} of {len(images.classes)} class folders are not classes of "
+                f"{weights.name}, e.g. {unknown[0]!r}; its classes look like {next(iter(rows))!r}"
+            )
+        return [rows[images.classes[target]] for target in images.targets]
+    if len(images.classes) != num_classes:
+        raise ValueError(
+            f"the data has {len(images.classes)} class folders, the model has {num_classes} "
+            f"classes; evaluate on the classes it was trained on"
+        )
+    return list(images.targets)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    images: LabelledImages,
+    targets: Sequence[int],
+    *,
+    batch_size: int = 64,
+    progress: Callable[[Any], Any] = lambda batches: batches,
+) -> Evaluation:
+    """Classify every photo once.
+
+    Args:
+        model: A classifier; left in eval mode.
+        images: Photos, decoded batch by batch.
+        targets: Row of the classifier for each photo.
+        batch_size: Photos per forward pass.
+        progress: Wraps the list of batches, as ``tqdm`` does.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    transform = preprocessing(model)
+    ranked = []
+    for batch in progress([*_chunks(range(len(images)), batch_size)]):
+        photos = torch.stack([transform(images.image(index)) for index in batch]).to(device)
+        logits = model(photos)
+        ranked.append(logits.topk(min(5, logits.shape[1])).indices.cpu())
+        classes = logits.shape[1]
+    best = torch.cat(ranked)
+    truth = torch.tensor(targets)
+    hits = best == truth[:, None]
+    confusion = torch.zeros(classes * classes, dtype=torch.long)
+    confusion.index_add_(0, truth * classes + best[:, 0], torch.ones_like(truth))
+    return Evaluation(
+        top1=100 * hits[:, 0].float().mean().item(),
+        top5=100 * hits.any(1).float().mean().item(),
+        count=len(images),
+        confusion=confusion.view(classes, classes),
+    )
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, photos: Sequence[Image.Image], top: int = 5) -> list[list[tuple[int, float]]]:
+    """The ``top`` classes of each photo with their probabilities, best first."""
+    model.eval()
+    transform = preprocessing(model)
+    device = next(model.parameters()).device
+    results = []
+    for photo in photos:  # one at a time: no norm here depends on the batch
+        probabilities = model(transform(photo)[None].to(device)).softmax(1)[0]
+        best = probabilities.topk(min(top, len(probabilities)))
+        results.append(list(zip(best.indices.tolist(), best.values.tolist(), strict=True)))
+    return results
+
+
+def _chunks(indices: range, size: int) -> Iterator[range]:
+    for start in range(0, len(indices), size):
+        yield indices[start : start + size]
