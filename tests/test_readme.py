@@ -1,4 +1,4 @@
-"""The README is true: its snippets run, its commands exist, its numbers are those of the records."""
+"""The README is true: snippets run, commands exist, numbers are those of the records."""
 
 import re
 import shlex

@@ -116,9 +116,7 @@ class Run:
         images, targets = batch
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(images)
-        return F.cross_entropy(
-            logits.float(), targets, label_smoothing=self.recipe.label_smoothing
-        )
+        return F.cross_entropy(logits.float(), targets, label_smoothing=self.recipe.label_smoothing)
 
     def held_out_top1(self) -> float:
         """Top-1 in percent on the photos that are kept to choose by."""

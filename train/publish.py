@@ -92,12 +92,7 @@ def measure(weights: Weights, data: Path) -> dict[str, Any]:
     images = read_labelled_images(data, "val")
     targets = targets_for(images, weights, weights.num_classes)
     result = evaluate(model, images, targets)
-    return {
-        "top1": round(result.top1, 2),
-        "top5": round(result.top5, 2),
-        "standard_error": round(result.standard_error, 2),
-        "photos": result.count,
-    }
+    return result.summary()
 
 
 def write_card_folder(weights: Weights, results: dict[str, Any]) -> Path:
@@ -113,7 +108,9 @@ def write_card_folder(weights: Weights, results: dict[str, Any]) -> Path:
     config = {"label_names": weights.label_ids(), "wszoo": ours}
     descriptions = dict(zip(weights.label_ids(), weights.label_names(), strict=True))
     save_config_for_hf(
-        model, folder / "config.json", model_config={**config, "label_descriptions": descriptions}
+        model,
+        str(folder / "config.json"),
+        model_config={**config, "label_descriptions": descriptions},
     )
     draw_curves(
         {

@@ -45,10 +45,11 @@ class Recipe:
 
     def size_at(self, epoch: int) -> int:
         """Pixels of the training images in ``epoch``."""
+        end = 0
         for epochs, size in self.phases:
-            if epoch < epochs:
+            end += epochs
+            if epoch < end:
                 return size
-            epoch -= epochs
         raise ValueError(f"the recipe has {self.epochs} epochs, there is no epoch {epoch}")
 
 

@@ -76,6 +76,7 @@ trains with one image at a time as it does with 256, where BatchNorm breaks down
 
 def _usage(weights: Weights) -> str:
     size = weights.input_size[-1]
+    strides = describe_variant(weights.name)["strides"]
     return f"""## Use
 
 ```python
@@ -85,7 +86,7 @@ model = timm.create_model("{weights.name}", pretrained=True).eval()
 logits = model(torch.randn(1, 3, {size}, {size}))  # (1, {weights.num_classes})
 
 backbone = timm.create_model("{weights.name}", pretrained=True, features_only=True)
-maps = backbone(torch.randn(1, 3, {size}, {size}))  # strides {describe_variant(weights.name)["strides"]}
+maps = backbone(torch.randn(1, 3, {size}, {size}))  # strides {strides}
 
 embed = timm.create_model("{weights.name}", pretrained=True, num_classes=0)
 vector = embed(torch.randn(1, 3, {size}, {size}))
@@ -119,6 +120,7 @@ training set; the validation photos were looked at once, with the published file
 
 
 def _recipe(results: dict[str, Any]) -> str:
+    train = f"--model {results['model']} --recipe {results['recipe_name']}"
     recipe = json.dumps(results["recipe"], indent=2)
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     epochs = "\n".join(
@@ -131,8 +133,8 @@ def _recipe(results: dict[str, Any]) -> str:
 ![loss and held-out accuracy](curves.png)
 
 ```
-python -m train.pretrain --model {results["model"]} --recipe {results["recipe_name"]} --data DIR --output-dir RUN
-python -m train.publish RUN --data DIR
+python -m train.pretrain {train} --data DIR --output-dir RUN
+python -m train.publish RUN --data DIR --pixels {results["recipe"]["test_size"]}
 ```
 
 ```json

@@ -13,6 +13,7 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
+from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from wszoo.datasets import LabelledImages, read_labelled_images
@@ -63,6 +64,11 @@ class DemoResult:
     def passed(self) -> bool:
         """Whether pretraining helped beyond chance."""
         return self.pretrained - self.random > self.margin
+
+    def __str__(self) -> str:
+        verdict = "helps" if self.passed else "does not help beyond chance"
+        lead = f"{self.pretrained - self.random:+.1f} points, two standard errors {self.margin:.1f}"
+        return f"pretraining {verdict}: {lead}"
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "passed": self.passed}
@@ -159,7 +165,7 @@ def fine_tune(
 def _batches(
     pixels: Tensor, targets: Tensor, model: nn.Module, epoch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    cfg = model.pretrained_cfg
+    cfg = resolve_model_data_config(model)
     mean = 255 * torch.tensor(cfg["mean"]).view(3, 1, 1)
     std = 255 * torch.tensor(cfg["std"]).view(3, 1, 1)
     order = epoch_order(0, epoch, len(pixels))
@@ -208,4 +214,4 @@ def draw(learners: list[Learner], held_out: LabelledImages, output: Path) -> Non
 
 def _spread(photos: LabelledImages) -> list[int]:
     """Photos from all over the set, so that every class is shown."""
-    return np.linspace(0, len(photos) - 1, SHOWN).round().astype(int).tolist()  # type: ignore[no-any-return]
+    return np.linspace(0, len(photos) - 1, SHOWN).round().astype(int).tolist()

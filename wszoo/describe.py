@@ -116,7 +116,7 @@ def weights_table() -> str:
         millions = f"{parameter_count(_on_meta(weights.model)) / 1e6:.2f} M"
         lines.append(
             f"| [`{weights.name}`](model_cards/{weights.name}/README.md) | {millions} "
-            f"| {scores['top1']:.2f} % ({data}) | {scores['top5']:.2f} % | {weights.input_size[-1]} "
-            f"| {where(weights)} | {weights.license} |"
+            f"| {scores['top1']:.2f} % ({data}) | {scores['top5']:.2f} % "
+            f"| {weights.input_size[-1]} | {where(weights)} | {weights.license} |"
         )
     return "\n".join(lines)

@@ -29,11 +29,31 @@ class Evaluation:
     count: int
     confusion: Tensor
 
+    def summary(self) -> dict[str, float]:
+        """The figures to report, rounded."""
+        return {
+            "top1": round(self.top1, 2),
+            "top5": round(self.top5, 2),
+            "standard_error": round(self.standard_error, 2),
+            "photos": self.count,
+        }
+
+    def __str__(self) -> str:
+        error = f"± {self.standard_error:.2f}"
+        return f"top-1 {self.top1:.2f} % {error}, top-5 {self.top5:.2f} % of {self.count} photos"
+
     @property
     def standard_error(self) -> float:
         """Binomial standard error of ``top1``, in percent."""
         share = self.top1 / 100
         return 100 * float((share * (1 - share) / self.count) ** 0.5)
+
+
+def class_count(model: nn.Module) -> int:
+    """Rows of the classifier of a timm model."""
+    count = model.num_classes
+    assert isinstance(count, int)
+    return count
 
 
 def preprocessing(model: nn.Module) -> Callable[[Image.Image], Tensor]:
@@ -110,7 +130,9 @@ def evaluate(
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, photos: Sequence[Image.Image], top: int = 5) -> list[list[tuple[int, float]]]:
+def predict(
+    model: nn.Module, photos: Sequence[Image.Image], top: int = 5
+) -> list[list[tuple[int, float]]]:
     """The ``top`` classes of each photo with their probabilities, best first."""
     model.eval()
     transform = preprocessing(model)

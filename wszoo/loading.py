@@ -12,7 +12,7 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 from timm.models import PretrainedCfg, resolve_pretrained_cfg
-from torch import Tensor, nn
+from torch import Tensor
 
 from wszoo.layers import FORMULAS, WSFormula, formula_name, standardize_weight, to_formula
 from wszoo.weights import WEIGHTS_FILE, check_file, find, locate, read_metadata
@@ -120,8 +120,8 @@ def _declared_by_file(file: str | None) -> str | None:
     return metadata.get("formula")
 
 
-def adapt_state_dict(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Hold a file against the model, and make its stem fit other input channels.
+def adapt_state_dict(state_dict: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """Hold a file against a ``WSResNet``, and make its stem fit other input channels.
 
     Raises:
         ValueError: Tensors are missing, unknown or of another shape; the message names them.
@@ -143,12 +143,15 @@ def adapt_state_dict(state_dict: dict[str, Tensor], model: nn.Module) -> dict[st
     return {**state_dict, stem: kernel}
 
 
-def _require_match(state_dict: dict[str, Tensor], model: nn.Module, *, lenient: str) -> None:
+def _require_match(state_dict: dict[str, Tensor], model: Any, *, lenient: str) -> None:
     head = f"{model.pretrained_cfg['classifier']}."
     found = {k: v.shape for k, v in state_dict.items() if not k.startswith(head)}
     wanted = {k: v.shape for k, v in model.state_dict().items() if not k.startswith(head)}
     architecture = model.pretrained_cfg["architecture"]
-    for what, keys in (("lack", wanted.keys() - found.keys()), ("have", found.keys() - wanted.keys())):
+    for what, keys in (
+        ("lack", wanted.keys() - found.keys()),
+        ("have", found.keys() - wanted.keys()),
+    ):
         if keys:
             named = ", ".join(sorted(keys)[:3])
             extra = " that the model does not know" if what == "have" else ""

@@ -8,12 +8,12 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from wszoo.files import sha256_of
 from wszoo.layers import fold, formula_name, to_formula
 from wszoo.loading import adapt_state_dict
 from wszoo.weights import WEIGHTS, check_file, find, locate, read_header, read_metadata
+from wszoo.ws_resnet import WSResNet
 
 
 def verify_name(name: str) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _size(shape: list[int]) -> int:
 
 
 @torch.inference_mode()
-def save_folded(model: nn.Module, name: str, output: Path) -> float:
+def save_folded(model: WSResNet, name: str, output: Path) -> float:
     """Fold a copy of ``model``, write it with the mark, and compare what comes back.
 
     Returns:
@@ -131,4 +131,3 @@ def save_folded(model: nn.Module, name: str, output: Path) -> float:
     noise = torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
     before, after = model(noise), folded(noise)
     return float((before - after).abs().max() / before.abs().max())
-

@@ -179,7 +179,11 @@ def _search(weights: Weights, cache_dir: str | Path | None) -> Path:
     raise FileNotFoundError(
         f"the weights {weights.name!r} are in the repository only; "
         f"set WSZOO_WEIGHTS to its folder model_cards"
-        + (f" (WSZOO_WEIGHTS={folder!r} does not hold {weights.name}/{WEIGHTS_FILE})" if folder else "")
+        + (
+            f" (WSZOO_WEIGHTS={folder!r} does not hold {weights.name}/{WEIGHTS_FILE})"
+            if folder
+            else ""
+        )
     )
 
 
@@ -218,7 +222,9 @@ def read_header(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path} is {reason}, not safetensors; fetch the real file")
         length = struct.unpack("<Q", head[:8])[0] if len(head) >= 8 else 0
         if not 2 <= length <= min(_HEADER_LIMIT, size - 8):
-            raise ValueError(f"{path} ({size} bytes) is cut short or not safetensors; fetch it again")
+            raise ValueError(
+                f"{path} ({size} bytes) is cut short or not safetensors; fetch it again"
+            )
         file.seek(8)
         try:
             header = json.loads(file.read(length))
@@ -231,7 +237,7 @@ def read_header(path: Path) -> dict[str, Any]:
             f"{path} has {size} bytes where its header promises {8 + length + end}: "
             f"cut short or overlong; fetch it again"
         )
-    return header  # type: ignore[no-any-return]
+    return header
 
 
 def _impostor(head: bytes) -> str | None:

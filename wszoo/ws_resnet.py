@@ -33,19 +33,25 @@ class WSResNet(ResNet):
     RGB one, whereas a plain kernel that holds its sum over the channels does.
 
     Args:
-        *args, **kwargs: As for ``timm.models.resnet.ResNet``.
+        block, layers, **kwargs: As for ``timm.models.resnet.ResNet``.
         formula: How kernels are standardized: a name in ``wszoo.FORMULAS`` or a ``WSFormula``.
         norm_layer: As for timm; ``GroupNorm`` by default.
     """
 
+    formula: WSFormula
+    pretrained_cfg: dict[str, Any]
+    _model_args: dict[str, Any]
+
     def __init__(
         self,
-        *args: Any,
+        block: Any,
+        layers: tuple[int, ...],
+        *,
         formula: str | WSFormula = "jhu",
         norm_layer: Any = GroupNorm,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, norm_layer=norm_layer, **kwargs)
+        super().__init__(block, layers, norm_layer=norm_layer, **kwargs)
         self.formula = to_formula(formula)
         convs = [
             (path, module)
@@ -100,9 +106,7 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _build(
-    variant: str, pretrained: bool, kwargs: dict[str, Any], **architecture: Any
-) -> WSResNet:
+def _build(variant: str, pretrained: bool, kwargs: dict[str, Any], **architecture: Any) -> WSResNet:
     """Build a variant through timm, with weights that were found and checked here."""
     overlay = kwargs.pop("pretrained_cfg_overlay", None)
     cache_dir = kwargs.pop("cache_dir", None)
@@ -118,7 +122,7 @@ def _build(
         WSResNet,
         variant,
         pretrained,
-        pretrained_cfg=cfg,
+        pretrained_cfg=cfg.to_dict(),
         pretrained_filter_fn=adapt_state_dict,
         cache_dir=cache_dir,
         formula=formula,
@@ -179,91 +183,162 @@ def resnet152_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
 @register_model
 def resnet18d_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNet-18-D: three 3x3 convolutions as stem, pooled shortcuts."""
-    return _build("resnet18d_gn_ws", pretrained, kwargs, block=BasicBlock, layers=(2, 2, 2, 2), **_D_STEM)
+    return _build(
+        "resnet18d_gn_ws", pretrained, kwargs, block=BasicBlock, layers=(2, 2, 2, 2), **_D_STEM
+    )
 
 
 @register_model
 def resnet26d_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNet-26-D: three 3x3 convolutions as stem, pooled shortcuts."""
-    return _build("resnet26d_gn_ws", pretrained, kwargs, block=Bottleneck, layers=(2, 2, 2, 2), **_D_STEM)
+    return _build(
+        "resnet26d_gn_ws", pretrained, kwargs, block=Bottleneck, layers=(2, 2, 2, 2), **_D_STEM
+    )
 
 
 @register_model
 def resnet34d_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNet-34-D: three 3x3 convolutions as stem, pooled shortcuts."""
-    return _build("resnet34d_gn_ws", pretrained, kwargs, block=BasicBlock, layers=(3, 4, 6, 3), **_D_STEM)
+    return _build(
+        "resnet34d_gn_ws", pretrained, kwargs, block=BasicBlock, layers=(3, 4, 6, 3), **_D_STEM
+    )
 
 
 @register_model
 def resnet50d_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNet-50-D: three 3x3 convolutions as stem, pooled shortcuts."""
-    return _build("resnet50d_gn_ws", pretrained, kwargs, block=Bottleneck, layers=(3, 4, 6, 3), **_D_STEM)
+    return _build(
+        "resnet50d_gn_ws", pretrained, kwargs, block=Bottleneck, layers=(3, 4, 6, 3), **_D_STEM
+    )
 
 
 @register_model
 def resnet101d_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNet-101-D: three 3x3 convolutions as stem, pooled shortcuts."""
-    return _build("resnet101d_gn_ws", pretrained, kwargs, block=Bottleneck, layers=(3, 4, 23, 3), **_D_STEM)
+    return _build(
+        "resnet101d_gn_ws", pretrained, kwargs, block=Bottleneck, layers=(3, 4, 23, 3), **_D_STEM
+    )
 
 
 @register_model
 def resnet152d_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNet-152-D: three 3x3 convolutions as stem, pooled shortcuts."""
-    return _build("resnet152d_gn_ws", pretrained, kwargs, block=Bottleneck, layers=(3, 8, 36, 3), **_D_STEM)
+    return _build(
+        "resnet152d_gn_ws", pretrained, kwargs, block=Bottleneck, layers=(3, 8, 36, 3), **_D_STEM
+    )
 
 
 @register_model
 def resnext26_32x4d_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNeXt-26, 32 groups of width 4."""
-    return _build("resnext26_32x4d_gn_ws", pretrained, kwargs, block=Bottleneck, layers=(2, 2, 2, 2), cardinality=32, base_width=4)
+    return _build(
+        "resnext26_32x4d_gn_ws",
+        pretrained,
+        kwargs,
+        block=Bottleneck,
+        layers=(2, 2, 2, 2),
+        cardinality=32,
+        base_width=4,
+    )
 
 
 @register_model
 def resnext50_32x4d_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNeXt-50, 32 groups of width 4."""
-    return _build("resnext50_32x4d_gn_ws", pretrained, kwargs, block=Bottleneck, layers=(3, 4, 6, 3), cardinality=32, base_width=4)
+    return _build(
+        "resnext50_32x4d_gn_ws",
+        pretrained,
+        kwargs,
+        block=Bottleneck,
+        layers=(3, 4, 6, 3),
+        cardinality=32,
+        base_width=4,
+    )
 
 
 @register_model
 def resnext101_32x4d_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNeXt-101, 32 groups of width 4."""
-    return _build("resnext101_32x4d_gn_ws", pretrained, kwargs, block=Bottleneck, layers=(3, 4, 23, 3), cardinality=32, base_width=4)
+    return _build(
+        "resnext101_32x4d_gn_ws",
+        pretrained,
+        kwargs,
+        block=Bottleneck,
+        layers=(3, 4, 23, 3),
+        cardinality=32,
+        base_width=4,
+    )
 
 
 @register_model
 def resnext101_32x8d_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNeXt-101, 32 groups of width 8."""
-    return _build("resnext101_32x8d_gn_ws", pretrained, kwargs, block=Bottleneck, layers=(3, 4, 23, 3), cardinality=32, base_width=8)
+    return _build(
+        "resnext101_32x8d_gn_ws",
+        pretrained,
+        kwargs,
+        block=Bottleneck,
+        layers=(3, 4, 23, 3),
+        cardinality=32,
+        base_width=8,
+    )
 
 
 @register_model
 def wide_resnet50_2_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """Wide ResNet-50-2: bottlenecks twice as wide inside."""
-    return _build("wide_resnet50_2_gn_ws", pretrained, kwargs, block=Bottleneck, layers=(3, 4, 6, 3), base_width=128)
+    return _build(
+        "wide_resnet50_2_gn_ws",
+        pretrained,
+        kwargs,
+        block=Bottleneck,
+        layers=(3, 4, 6, 3),
+        base_width=128,
+    )
 
 
 @register_model
 def wide_resnet101_2_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """Wide ResNet-101-2: bottlenecks twice as wide inside."""
-    return _build("wide_resnet101_2_gn_ws", pretrained, kwargs, block=Bottleneck, layers=(3, 4, 23, 3), base_width=128)
+    return _build(
+        "wide_resnet101_2_gn_ws",
+        pretrained,
+        kwargs,
+        block=Bottleneck,
+        layers=(3, 4, 23, 3),
+        base_width=128,
+    )
 
 
 @register_model
 def resnet50_bcn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNet-50 with Batch-Channel Normalization."""
-    return _build("resnet50_bcn_ws", pretrained, kwargs, block=Bottleneck, layers=(3, 4, 6, 3), **_BCN)
+    return _build(
+        "resnet50_bcn_ws", pretrained, kwargs, block=Bottleneck, layers=(3, 4, 6, 3), **_BCN
+    )
 
 
 @register_model
 def resnet101_bcn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNet-101 with Batch-Channel Normalization."""
-    return _build("resnet101_bcn_ws", pretrained, kwargs, block=Bottleneck, layers=(3, 4, 23, 3), **_BCN)
+    return _build(
+        "resnet101_bcn_ws", pretrained, kwargs, block=Bottleneck, layers=(3, 4, 23, 3), **_BCN
+    )
 
 
 @register_model
 def resnext50_32x4d_bcn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNeXt-50 32x4d with Batch-Channel Normalization."""
-    return _build("resnext50_32x4d_bcn_ws", pretrained, kwargs, block=Bottleneck, layers=(3, 4, 6, 3), cardinality=32, base_width=4, **_BCN)
+    return _build(
+        "resnext50_32x4d_bcn_ws",
+        pretrained,
+        kwargs,
+        block=Bottleneck,
+        layers=(3, 4, 6, 3),
+        cardinality=32,
+        base_width=4,
+        **_BCN,
+    )
 
 
 @register_model

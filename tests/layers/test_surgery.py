@@ -60,7 +60,7 @@ def test_every_convolution_of_a_torchvision_resnet_is_standardized() -> None:
     assert len(report.converted) == 53
     assert report.left == {} and report.noted == {}
     assert {type(conv) for conv in convs.values()} == {WSConv2d}
-    assert {getattr(conv, "formula") for conv in convs.values()} == {FORMULAS["bit"]}
+    assert {conv.formula for conv in convs.values()} == {FORMULAS["bit"]}
     assert list(net.state_dict()) == keys
     assert all(one is other for one, other in zip(net.parameters(), parameters, strict=True))
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from timm.layers import (
@@ -32,7 +32,9 @@ NORMS = (
 )
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d, FrozenBatchNormAct2d)
 _TRANSPARENT = (nn.Identity, nn.Dropout, nn.Dropout2d, BlurPool2d)  # between a conv and its norm
-_ATTENTION = re.compile(r"Attention|Attn|Squeeze|Excit|SE(?:Module|Block|$)|Cbam|Eca[A-Z]|GlobalContext")
+_ATTENTION = re.compile(
+    r"Attention|Attn|Squeeze|Excit|SE(?:Module|Block|$)|Cbam|Eca[A-Z]|GlobalContext"
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
         yield from _leaves(child, f"{path}.{name}" if path else name)
 
 
-def _width(norm: nn.Module) -> int:
+def _width(norm: Any) -> int:
     if isinstance(norm, BatchChannelNorm):
         return norm.bn.num_features
     if isinstance(norm, nn.GroupNorm):
@@ -87,8 +89,8 @@ def _width(norm: nn.Module) -> int:
     if isinstance(norm, nn.LayerNorm):
         return norm.normalized_shape[-1]
     if isinstance(norm, (FrozenBatchNorm2d, FrozenBatchNormAct2d)):
-        return len(norm.weight)
-    return int(norm.num_features)  # type: ignore[arg-type]
+        return int(norm.weight.numel())
+    return int(norm.num_features)
 
 
 def standardize_convs(root: nn.Module, formula: str | WSFormula = "jhu") -> Report:
@@ -177,9 +179,9 @@ def to_group_norm(root: nn.Module, num_groups: int = 32) -> Report:
     return report
 
 
-def _group_norm_like(norm: nn.Module, num_groups: int) -> nn.GroupNorm:
+def _group_norm_like(norm: Any, num_groups: int) -> nn.GroupNorm:
     plain = GroupNorm(_width(norm), num_groups, eps=norm.eps, affine=norm.weight is not None)
-    result: nn.GroupNorm = plain
+    result: Any = plain
     if isinstance(norm, (BatchNormAct2d, SyncBatchNormAct, FrozenBatchNormAct2d)):
         affine = norm.weight is not None
         result = GroupNormAct(_width(norm), plain.num_groups, eps=norm.eps, affine=affine)
@@ -227,7 +229,7 @@ def fold(module: Module) -> Module:
 
 def _mark_folded(module: Module) -> Module:
     module.eval()
-    module.folded = True
+    setattr(module, "folded", True)  # noqa: B010  nn.Module declares no such attribute
     if isinstance(module, nn.Conv2d):
         module.weight.requires_grad_(False)
     return module
