@@ -12,8 +12,15 @@ from torch import Tensor, nn
 from wszoo import bench
 from wszoo.bench import Row, compare, interleave, timm_standardize, timm_twin, to_row
 from wszoo.layers import BatchChannelNorm, WSConv2d, standardize_weight
+from wszoo.ws_resnet import WSResNet
 
 TINY = "test_resnet_gn_ws"
+
+
+def create(variant: str, formula: str = "jhu") -> WSResNet:
+    model = timm.create_model(variant, formula=formula)
+    assert isinstance(model, WSResNet)
+    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +129,7 @@ def test_the_operators_are_timed_on_equal_kernels_with_equal_gradients() -> None
 
 @pytest.mark.parametrize("variant", [TINY, "resnet18d_gn_ws", "resnext26_32x4d_gn_ws"])
 def test_the_twin_is_the_same_net_from_timms_layers(variant: str) -> None:
-    model = timm.create_model(variant, formula="timm").eval()
+    model = create(variant, formula="timm")
     twin = timm_twin(model, variant)
     x = torch.randn(1, 3, 64, 64)
 
@@ -142,7 +149,7 @@ def test_the_twin_is_the_same_net_from_timms_layers(variant: str) -> None:
 
 
 def test_batch_channel_norm_variants_have_a_twin_with_group_norm() -> None:
-    model = timm.create_model("resnet50_bcn_ws").eval()
+    model = create("resnet50_bcn_ws")
     twin = timm_twin(model, "resnet50_bcn_ws")
 
     assert not any(isinstance(layer, BatchChannelNorm) for layer in twin.modules())
@@ -150,7 +157,7 @@ def test_batch_channel_norm_variants_have_a_twin_with_group_norm() -> None:
 
 
 def test_the_model_that_was_timed_is_not_folded_by_it() -> None:
-    model = timm.create_model(TINY).eval()
+    model = create(TINY)
 
     bench._inference(model, timm_twin(model, TINY), rounds=1, goal=None)
 

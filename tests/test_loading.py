@@ -29,7 +29,7 @@ def make_net(name: str = TINY, **kwargs: Any) -> Any:
     with torch.no_grad():
         for parameter in net.parameters():
             if parameter.dim() == 4:
-                parameter *= 0.1 * torch.rand(len(parameter), 1, 1, 1, dtype=parameter.dtype)
+                parameter.mul_(0.1 * torch.rand(len(parameter), 1, 1, 1))
     return net.eval()
 
 
@@ -37,7 +37,7 @@ def publish(net: nn.Module, folder: Path, dtype: str = "F32", **ours: Any) -> st
     """Save a net as the zoo publishes it; the name to load it by."""
     save_for_hf(net, str(folder), safe_serialization=True)
     weights = folder / "model.safetensors"
-    facts = {"formula": "jhu", "sha256": sha256_of(weights), "dtype": dtype} | ours
+    facts: dict[str, Any] = {"formula": "jhu", "sha256": sha256_of(weights), "dtype": dtype} | ours
     edit_config(folder, wszoo={key: value for key, value in facts.items() if value is not None})
     return f"local-dir:{folder}"
 
@@ -106,9 +106,7 @@ def test_half_precision_files_load_as_float32(tmp_path: Path) -> None:
     assert torch.equal(loaded(images()), net.float()(images()))
 
 
-def test_timm_alone_records_the_formula(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_timm_alone_records_the_formula(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     net = make_net(formula="bcn")
     save_for_hf(net, str(tmp_path), safe_serialization=True)
 
@@ -144,7 +142,7 @@ def test_a_folder_can_be_built_without_its_weights(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
 
     assert timm.create_model(name).formula == WSFormula(False, 1e-5, False)
-    with pytest.raises(FileNotFoundError, match="no weights file at .*model.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"no weights file at .*model.safetensors"):
         load(name)
 
 
@@ -176,11 +174,11 @@ def test_a_file_can_be_laid_over_a_variant(tmp_path: Path) -> None:
 
 
 def test_a_variant_without_weights_says_so() -> None:
-    bare = sorted(set(timm.list_models(module="ws_resnet")) - set(timm.list_models(pretrained=True)))
-    bare = [name for name in bare if not timm.is_model_pretrained(name)]
+    variants = timm.list_models(module="ws_resnet")
+    bare = next(name for name in variants if not timm.is_model_pretrained(name))
 
-    with pytest.raises(RuntimeError, match=f"no weights exist for '{bare[-1]}' yet"):
-        load(bare[-1])
+    with pytest.raises(RuntimeError, match=f"no weights exist for '{bare}' yet"):
+        load(bare)
 
 
 # The formula belongs to the weights
@@ -243,7 +241,9 @@ def test_missing_tensors_are_refused(kwargs: dict[str, Any], tmp_path: Path) -> 
     name = publish(make_net(), tmp_path, sha256=None)
     without(tmp_path / "model.safetensors", "layer4")
 
-    with pytest.raises(ValueError, match=r"lack 9 tensors \(layer4.0.bn1.bias, .*'test_resnet_gn_ws'"):
+    with pytest.raises(
+        ValueError, match=r"lack 9 tensors \(layer4.0.bn1.bias, .*'test_resnet_gn_ws'"
+    ):
         load(name, **kwargs)
 
 
@@ -290,7 +290,9 @@ def test_folded_kernels_are_refused(tmp_path: Path) -> None:
     folded = fold(make_net())
     save_file(folded.state_dict(), file, metadata={"folded": "true", "formula": "jhu"})
 
-    with pytest.raises(ValueError, match="model.safetensors holds folded kernels.*load the unfold"):
+    with pytest.raises(
+        ValueError, match=r"model.safetensors holds folded kernels.*load the unfold"
+    ):
         load(name)
     with pytest.raises(ValueError, match="holds folded kernels"):
         load(TINY, pretrained_cfg_overlay={"file": str(file)})
@@ -303,9 +305,9 @@ def test_a_damaged_file_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
     content[-1000] ^= 1
     file.write_bytes(content)
 
-    with pytest.raises(ValueError, match="model.safetensors has sha256 .*fetch it again"):
+    with pytest.raises(ValueError, match=r"model.safetensors has sha256 .*fetch it again"):
         load(name)
-    with pytest.raises(ValueError, match="model.safetensors has sha256 .*fetch it again"):
+    with pytest.raises(ValueError, match=r"model.safetensors has sha256 .*fetch it again"):
         load(name, features_only=True)
 
 
@@ -334,7 +336,7 @@ def test_a_grey_image_gives_the_features_of_itself_three_times(model: str, tmp_p
 
     one_channel = load(name, in_chans=1)
 
-    assert [type(m) for m in one_channel.modules() if isinstance(m, nn.Conv2d)][0] is nn.Conv2d
+    assert next(type(m) for m in one_channel.modules() if isinstance(m, nn.Conv2d)) is nn.Conv2d
     expected = net.forward_features(grey.repeat(1, 3, 1, 1))
     assert relative(one_channel.forward_features(grey), expected) < 1e-5
     features = load(name, in_chans=1, features_only=True)

@@ -45,11 +45,6 @@ def make_record(path: Path, **fields: Any) -> Weights:
     return Weights(sha256=sha256_of(path), **fields)
 
 
-@pytest.fixture(autouse=True)
-def _no_folder_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WSZOO_WEIGHTS", raising=False)
-
-
 def test_an_intact_file_passes(tmp_path: Path) -> None:
     path = make_file(tmp_path / WEIGHTS_FILE, formula="bit", folded="false")
 
@@ -114,8 +109,7 @@ def put_html(path: Path) -> None:
 
 def put_an_lfs_pointer(path: Path) -> None:
     path.write_text(
-        "version https://git-lfs.github.com/spec/v1\n"
-        f"oid sha256:{'0' * 64}\nsize 22830336\n"
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 22830336\n"
     )
 
 
@@ -182,7 +176,7 @@ def test_a_bad_file_is_refused_in_one_line_that_names_it_and_a_way_out(
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no weights file at .*gone"):
+    with pytest.raises(FileNotFoundError, match=r"no weights file at .*gone"):
         check_file(tmp_path / "gone")
     with pytest.raises(FileNotFoundError, match="no weights file at"):
         check_file(tmp_path)
@@ -206,11 +200,13 @@ def test_a_record_in_the_repository_only_says_what_to_set(
 ) -> None:
     record = make_record(make_file(tmp_path / WEIGHTS_FILE))
 
-    message = "'toy.e1_toys' are in the repository only; set WSZOO_WEIGHTS to its folder model_cards"
+    message = (
+        "'toy.e1_toys' are in the repository only; set WSZOO_WEIGHTS to its folder model_cards"
+    )
     with pytest.raises(FileNotFoundError, match=message):
         locate(record)
     monkeypatch.setenv("WSZOO_WEIGHTS", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="does not hold toy.e1_toys/model.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"does not hold toy.e1_toys/model.safetensors"):
         locate(record)
 
 
@@ -239,7 +235,9 @@ def test_records_are_found_by_name_and_the_first_is_the_default(
     assert find("toy") is toy and find("toy.e1_toys") is toy
     assert find("toy.e9_toys") is fine and find("top") is other
     assert fine.name == "toy.e9_toys"
-    with pytest.raises(ValueError, match="no weights for model 'tow'; models with weights: toy, top"):
+    with pytest.raises(
+        ValueError, match="no weights for model 'tow'; models with weights: toy, top"
+    ):
         find("tow.e1_toys")
     with pytest.raises(ValueError, match="no weights tagged 'e2_toys'; its tags: e1_toys, e9_toys"):
         find("toy.e2_toys")

@@ -128,8 +128,8 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     kernels = [p for p in model.parameters() if p.ndim == 4]
     others = [p for p in model.parameters() if p.ndim != 4]
     groups: list[dict[str, Any]] = [
-        {"params": kernels, "initial_lr": recipe.lr, "weight_decay": recipe.weight_decay},
-        {"params": others, "initial_lr": recipe.head_lr, "weight_decay": 0.0, "use_fallback": True},
+        {"params": kernels, "lr": recipe.lr, "weight_decay": recipe.weight_decay},
+        {"params": others, "lr": recipe.head_lr, "weight_decay": 0.0, "use_fallback": True},
     ]
     return Muon(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from wszoo.describe import describe_variant, where
+from wszoo.describe import describe, where
 from wszoo.weights import Weights
 
 _LICENSE_NOTES = {
@@ -76,7 +76,7 @@ trains with one image at a time as it does with 256, where BatchNorm breaks down
 
 def _usage(weights: Weights) -> str:
     size = weights.input_size[-1]
-    strides = describe_variant(weights.name)["strides"]
+    strides = describe(weights.model, weights)["strides"]
     return f"""## Use
 
 ```python
@@ -96,7 +96,7 @@ Without a network the file is {where(weights)}; `wszoo verify {weights.name}` ch
 
 
 def _facts(weights: Weights, results: dict[str, Any]) -> str:
-    facts = describe_variant(weights.name)
+    facts = describe(weights.model, weights)
     rows = {
         "parameters, MACs": f"{facts['params']}, {facts['MACs']}",
         "channels": facts["channels"],
@@ -121,10 +121,10 @@ training set; the validation photos were looked at once, with the published file
 
 def _recipe(results: dict[str, Any]) -> str:
     train = f"--model {results['model']} --recipe {results['recipe_name']}"
-    recipe = json.dumps(results["recipe"], indent=2)
+    recipe = "\n".join(f"| `{key}` | {value} |" for key, value in results["recipe"].items())
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     epochs = "\n".join(
-        f"| {row['epoch']} | {row.get('pixels', row.get('size'))} | {row['loss']:.3f} "
+        f"| {row['epoch']} | {row['pixels']} | {row['loss']:.3f} "
         f"| {row['held_out_top1']:.2f} | {row['seconds'] / 60:.0f} |"
         for row in results["epochs"]
     )
@@ -137,9 +137,11 @@ python -m train.pretrain {train} --data DIR --output-dir RUN
 python -m train.publish RUN --data DIR --pixels {results["recipe"]["test_size"]}
 ```
 
-```json
+| | |
+| --- | --- |
 {recipe}
-```
+
+`train/recipes.py` says what each of these means.
 
 One process on {results["hardware"]}; {results["epochs"][-1]["seconds"] / 3600:.1f} hours;
 code at {results["commit"][:12]}; {versions}. Evaluated at {results["recipe"]["test_size"]} pixels

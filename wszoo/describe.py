@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from wszoo.layers import BatchChannelNorm, formula_name
-from wszoo.weights import WEIGHTS, Weights, find
+from wszoo.weights import WEIGHTS, Weights
 from wszoo.ws_resnet import WSResNet
 
 
@@ -67,7 +67,11 @@ def macs(model: torch.nn.Module, input_size: tuple[int, int, int]) -> int:
 def describe_variant(name: str) -> dict[str, Any]:
     """Everything a user asks before loading ``name``: ``model`` or ``model.tag``."""
     weights = next((w for w in WEIGHTS if name in (w.name, w.model)), None)
-    variant = name.split(".")[0]
+    return describe(name.split(".")[0], weights)
+
+
+def describe(variant: str, weights: Weights | None) -> dict[str, Any]:
+    """The same for a record that need not be published yet, or for none."""
     model = _on_meta(variant)
     size = weights.input_size if weights else (3, 224, 224)
     described: dict[str, Any] = {
@@ -81,20 +85,19 @@ def describe_variant(name: str) -> dict[str, Any]:
     }
     if weights is None:
         return {**described, "weights": "none yet; use pretrained=False"}
-    found = find(weights.name)
     return {
         **described,
-        "weights": found.name,
-        "where": where(found),
-        "license": found.license,
-        "recipe": found.recipe,
-        "classes": found.num_classes,
-        "accuracy": found.metrics,
-        "input": f"RGB, {size[1]} x {size[2]}, crop {found.crop_pct}, {found.interpolation}",
-        "mean": found.mean,
-        "std": found.std,
-        "sha256": found.sha256,
-        "load": f'import timm, wszoo; timm.create_model("{found.name}", pretrained=True)',
+        "weights": weights.name,
+        "where": where(weights),
+        "license": weights.license,
+        "recipe": weights.recipe,
+        "classes": weights.num_classes,
+        "accuracy": weights.metrics,
+        "input": f"RGB, {size[1]} x {size[2]}, crop {weights.crop_pct}, {weights.interpolation}",
+        "mean": weights.mean,
+        "std": weights.std,
+        "sha256": weights.sha256,
+        "load": f'import timm, wszoo; timm.create_model("{weights.name}", pretrained=True)',
     }
 
 

@@ -21,6 +21,8 @@ class MainGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort):  # click's own, which are RuntimeErrors
+            raise
         except (ValueError, RuntimeError, FloatingPointError, OSError) as error:
             if isinstance(error, (BrokenPipeError, RecursionError, NotImplementedError)):
                 raise
@@ -70,11 +72,11 @@ def check_name(name: str) -> str:
     """
     if ":" in name:
         return name  # hf-hub: and local-dir: are timm's to resolve
-    record = record_of(name)
-    if record is not None:
-        return record.name
-    if timm.is_model(name):
-        return name
+    model, _, tag = name.partition(".")
+    is_ours = model in timm.list_models(module="ws_resnet")
+    if timm.is_model(model) and not (is_ours and tag):
+        record = record_of(name)
+        return record.name if record else name
     try:
         return find(name).name
     except ValueError as error:

@@ -40,7 +40,6 @@ class WSResNet(ResNet):
 
     formula: WSFormula
     pretrained_cfg: dict[str, Any]
-    _model_args: dict[str, Any]
 
     def __init__(
         self,

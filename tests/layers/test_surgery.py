@@ -177,7 +177,7 @@ def test_subclasses_and_standardized_layers_are_left() -> None:
 
 
 def test_a_bare_layer_cannot_be_replaced_in_place() -> None:
-    with pytest.raises(ValueError, match="use WSConv2d.from_conv"):
+    with pytest.raises(ValueError, match=r"use WSConv2d\.from_conv"):
         standardize_convs(nn.Conv2d(3, 8, 3))
     for norm in (nn.BatchNorm2d(8), FrozenBatchNorm2d(8)):
         with pytest.raises(ValueError, match="use GroupNorm"):

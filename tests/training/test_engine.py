@@ -22,7 +22,7 @@ def batches(count: int, size: int) -> list[Batch]:
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD([{"params": [*model.parameters()], "initial_lr": 0.1}], lr=9.0)
+    return torch.optim.SGD(model.parameters(), lr=0.1)
 
 
 def run(model: nn.Module, data: list[Batch], accumulation_steps: int) -> list[tuple[int, float]]:

@@ -28,7 +28,7 @@ def train(
         model: In training mode.
         batches: Already on the model's device.
         compute_loss: Forward pass and scalar loss (a mean over the batch) of one batch.
-        optimizer: Its groups carry the peak learning rate as ``initial_lr``.
+        optimizer: The learning rates of its groups are the peak ones.
         rate_at: Share of the peak learning rate at a step.
         on_step: Called after each step with the steps taken so far and the mean loss of it.
         step: Steps taken before, by the run that this one continues.
@@ -44,6 +44,8 @@ def train(
     """
     refuse_folded(model, "trained")
     losses: list[float] = []
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])  # as torch's schedulers do
     optimizer.zero_grad()
     for batch in batches:
         loss = compute_loss(model, batch)

@@ -1,0 +1,33 @@
+import timm
+
+from wszoo.describe import describe_variant, list_rows, macs, weights_table
+from wszoo.weights import WEIGHTS
+
+
+def test_multiply_accumulates_are_the_published_ones() -> None:
+    assert abs(macs(timm.create_model("resnet18_gn_ws"), (3, 224, 224)) / 1e9 - 1.81) < 0.01
+
+
+def test_every_variant_is_described() -> None:
+    names = {row["model"] for row in list_rows()}
+
+    for name in names:
+        facts = describe_variant(name)
+        assert facts["strides"] == [2, 4, 8, 16, 32]
+        assert len(facts["channels"]) == 5
+
+
+def test_norms_are_told_apart() -> None:
+    assert describe_variant("resnet50_bcn_ws")["norm"] == "BCN"
+    assert describe_variant("resnet50_gn_ws")["norm"] == "GN"
+
+
+def test_the_table_of_weights_has_a_row_for_each_record() -> None:
+    lines = weights_table().splitlines()
+
+    assert len(lines) == 2 + len(WEIGHTS)
+    for weights, line in zip(WEIGHTS, lines[2:], strict=True):
+        (scores,) = weights.metrics.values()
+        assert weights.name in line
+        assert f"{scores['top1']:.2f} %" in line
+        assert weights.license in line
