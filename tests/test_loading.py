@@ -271,7 +271,7 @@ def test_unknown_tensors_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "net.safetensors"
     save_file({**net.state_dict(), "layer5.weight": torch.zeros(1)}, file)
 
-    with pytest.raises(ValueError, match=r"have 1 tensors that the model does not know \(layer5"):
+    with pytest.raises(ValueError, match=r"have 1 tensor that the model does not know \(layer5"):
         load(TINY, pretrained_cfg_overlay={"file": str(file)}, formula="jhu", num_classes=3)
 
 

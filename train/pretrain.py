@@ -4,6 +4,7 @@ A run is resumed by repeating its command; it goes on with the very next photo.
 """
 
 import json
+import platform
 import signal
 import sys
 import time
@@ -210,6 +211,15 @@ def log_epoch(run: Run, epoch: int, loss: float) -> None:
     click.echo(json.dumps(row))
 
 
+def hardware() -> str:
+    """What the run computes on, for its card."""
+    threads = torch.get_num_threads()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return f"{threads} CPU thread{'s' * (threads > 1)} ({next(named, platform.machine())})"
+
+
 @click.command()
 @click.option("--model", default="resnet18_gn_ws", show_default=True, help="Variant to train.")
 @click.option("--recipe", type=click.Choice(sorted(RECIPES)), required=True)
@@ -224,7 +234,7 @@ def main(
     output_dir.mkdir(parents=True, exist_ok=True)
     photos = Photos(data, "train", output_dir.parent / "cache")
     run = Run(model, RECIPES[recipe], photos, output_dir)
-    facts = {"model": model, "recipe": recipe, **asdict(run.recipe)}
+    facts = {"model": model, "recipe": recipe, "hardware": hardware(), **asdict(run.recipe)}
     (output_dir / "run.json").write_text(json.dumps(facts, indent=2))
     run.resume()
     pretrain(run, save_minutes=save_minutes, epochs=epochs)

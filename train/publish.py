@@ -14,7 +14,6 @@ from typing import Any
 
 import click
 import timm
-import torch
 from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 from torch import Tensor
@@ -59,25 +58,18 @@ def export(run: Path, pixels: int) -> tuple[Weights, dict[str, Any]]:
         recipe=facts["recipe"],
         packaged=True,
     )
-    recipe_keys = {"model", "recipe"}
+    recipe_keys = {"model", "recipe", "hardware"}
     return weights, {
         "model": facts["model"],
         "recipe_name": facts["recipe"],
         "recipe": {key: value for key, value in facts.items() if key not in recipe_keys},
         "epochs": epochs,
         "file_bytes": (folder / WEIGHTS_FILE).stat().st_size,
-        "hardware": f"{torch.get_num_threads()} threads of {_processor()}",
+        "hardware": facts["hardware"],
         "versions": {name: version(name) for name in ("torch", "timm", "wszoo")},
         "python": platform.python_version(),
         "commit": _commit(),
     }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
 
 
 def _commit() -> str:

@@ -22,10 +22,10 @@ from wszoo.terminal import (
     load,
     name_argument,
     progress,
-    record_of,
     report,
     table,
 )
+from wszoo.weights import record_of
 from wszoo.ws_resnet import WSResNet
 
 folder = click.Path(path_type=Path, file_okay=False)

@@ -15,7 +15,7 @@ from timm.models import PretrainedCfg, resolve_pretrained_cfg
 from torch import Tensor
 
 from wszoo.layers import FORMULAS, WSFormula, formula_name, standardize_weight, to_formula
-from wszoo.weights import WEIGHTS_FILE, check_file, find, locate, read_metadata
+from wszoo.weights import WEIGHTS_FILE, check_file, locate, read_metadata, record_of
 
 _logger = logging.getLogger(__name__)
 
@@ -51,15 +51,26 @@ def resolve_source(
     if cfg.source in ("hf-hub", "local-dir"):
         cfg, declared = _from_published_folder(cfg, pretrained, cache_dir)
     elif not is_named or any((overlay or {}).get(key) for key in _SOURCES):
-        declared = _declared_by_file(cfg.file) if pretrained else None
-    elif cfg.tag and cfg.has_weights:
-        record = find(f"{variant}.{cfg.tag}")
+        if pretrained:
+            _refuse_pickle(cfg)
+            declared = _declared_by_file(cfg.file)
+    elif record := record_of(f"{variant}.{cfg.tag}"):
         declared = record.formula
         if pretrained:
             cfg = dataclasses.replace(cfg, file=str(locate(record, cache_dir=cache_dir)))
     elif pretrained:
         raise RuntimeError(f"no weights exist for {variant!r} yet; use pretrained=False")
     return cfg, _agree(formula, declared, cfg, pretrained)
+
+
+def _refuse_pickle(cfg: PretrainedCfg) -> None:
+    """Stop before timm unpickles whatever does not end in ``.safetensors``."""
+    for source in (cfg.file, cfg.url):
+        if source and not str(source).endswith(".safetensors"):
+            raise ValueError(
+                f"{source} is not safetensors, and other files may hold code; "
+                f"write its state dict with safetensors.torch.save_file"
+            )
 
 
 def _agree(
@@ -126,8 +137,7 @@ def adapt_state_dict(state_dict: dict[str, Tensor], model: Any) -> dict[str, Ten
     Raises:
         ValueError: Tensors are missing, unknown or of another shape; the message names them.
     """
-    cfg = model.pretrained_cfg
-    stem = f"{cfg['first_conv']}.weight"
+    stem = f"{model.first_conv}.weight"
     _require_match(state_dict, model, lenient=stem)
     in_chans = model.in_chans
     file_chans = state_dict[stem].shape[1]
@@ -153,10 +163,11 @@ def _require_match(state_dict: dict[str, Tensor], model: Any, *, lenient: str) -
         ("have", found.keys() - wanted.keys()),
     ):
         if keys:
-            named = ", ".join(sorted(keys)[:3])
+            named = ", ".join(sorted(keys)[:3]) + (", …" if len(keys) > 3 else "")
             extra = " that the model does not know" if what == "have" else ""
+            noun = "tensor" if len(keys) == 1 else "tensors"
             raise ValueError(
-                f"the weights {what} {len(keys)} tensors{extra} ({named}, …); "
+                f"the weights {what} {len(keys)} {noun}{extra} ({named}); "
                 f"are they of another architecture than {architecture!r}?"
             )
     for key, shape in wanted.items():

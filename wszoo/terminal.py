@@ -10,7 +10,7 @@ import timm
 from torch import nn
 from tqdm import tqdm
 
-from wszoo.weights import Weights, find
+from wszoo.weights import find, record_of
 
 CHECK_FAILED, BAD_DATA, STOPPED = 1, 3, 4  # exit codes; 2 is click's, for usage
 
@@ -81,14 +81,6 @@ def check_name(name: str) -> str:
         return find(name).name
     except ValueError as error:
         raise click.BadParameter(f"{error}; `wszoo list` shows every variant") from error
-
-
-def record_of(name: str) -> Weights | None:
-    """The record behind a name, if it has one."""
-    try:
-        return find(name)
-    except ValueError:
-        return None
 
 
 name_argument = click.argument(

@@ -160,6 +160,14 @@ def find(name: str) -> Weights:
     raise ValueError(f"model {model!r} has no weights tagged {tag!r}; its tags: {tags}")
 
 
+def record_of(name: str) -> Weights | None:
+    """The record behind ``"model.tag"`` or ``"model"``, if there is one."""
+    try:
+        return find(name)
+    except ValueError:
+        return None
+
+
 def locate(weights: Weights, *, cache_dir: str | Path | None = None) -> Path:
     """Path of the record's file, its digest and storage type checked.
 

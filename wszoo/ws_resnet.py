@@ -15,7 +15,7 @@ from wszoo.layers import (
     GroupNorm,
     WSConv2d,
     WSFormula,
-    formula_name,
+    formula_key,
     refuse_folded,
     to_formula,
 )
@@ -57,6 +57,7 @@ class WSResNet(ResNet):
             for path, module in self.named_modules()
             if type(module) is nn.Conv2d and _ATTENTION not in path.split(".")
         ]
+        self.first_conv = convs[0][0]
         for path, conv in convs[0 if self.in_chans == 3 else 1 :]:
             self.set_submodule(path, WSConv2d.from_conv(conv, self.formula))
 
@@ -127,7 +128,8 @@ def _build(variant: str, pretrained: bool, kwargs: dict[str, Any], **architectur
         formula=formula,
         **(architecture | kwargs),
     )
-    model._model_args = {"formula": formula_name(formula)}  # timm saves it with the weights
+    # timm saves it with the weights. Undeclared: TorchScript would take the attribute for its own.
+    model.__dict__["_model_args"] = {"formula": formula_key(formula)}
     return model
 
 

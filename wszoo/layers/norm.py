@@ -59,12 +59,12 @@ class GroupNorm(nn.GroupNorm):
 def _group_norm(
     x: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Tensor:
-    if weight is None or weight.dtype == torch.float32 or weight.dtype == torch.float64:
+    if x.dtype == torch.float32 or x.dtype == torch.float64:
         return F.group_norm(x, num_groups, weight, bias, eps)
     # A half-precision affine would drag mean and deviation down to half precision too.
-    assert bias is not None
-    weight, bias = weight.float(), bias.float()
-    if x.device.type == "cpu":  # this kernel alone mixes dtypes
+    weight = weight.float() if weight is not None else None
+    bias = bias.float() if bias is not None else None
+    if x.device.type == "cpu" and weight is not None:  # this kernel alone mixes dtypes
         return F.group_norm(x, num_groups, weight, bias, eps)
     return F.group_norm(x.float(), num_groups, weight, bias, eps).to(x.dtype)
 

@@ -31,7 +31,13 @@ NORMS = (
     BatchChannelNorm,
 )
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d, FrozenBatchNormAct2d)
-_TRANSPARENT = (nn.Identity, nn.Dropout, nn.Dropout2d, BlurPool2d)  # between a conv and its norm
+_TRANSPARENT = (
+    nn.Sequential,
+    nn.Identity,
+    nn.Dropout,
+    nn.Dropout2d,
+    BlurPool2d,
+)  # between a conv and its norm
 _ATTENTION = re.compile(
     r"Attention|Attn|Squeeze|Excit|SE(?:Module|Block|$)|Cbam|Eca[A-Z]|GlobalContext"
 )
@@ -89,7 +95,8 @@ def _width(norm: Any) -> int:
     if isinstance(norm, nn.LayerNorm):
         return norm.normalized_shape[-1]
     if isinstance(norm, (FrozenBatchNorm2d, FrozenBatchNormAct2d)):
-        return int(norm.weight.numel())
+        affine: Any = norm.weight  # a buffer, untyped
+        return len(affine)
     return int(norm.num_features)
 
 
@@ -135,7 +142,7 @@ def _reason_to_leave(
     if type(conv) is not nn.Conv2d:
         return f"a {type(conv).__name__}, not a plain convolution"
     parts = path.split(".")
-    parents = (root.get_submodule(".".join(parts[:end])) for end in range(len(parts)))
+    parents = (root.get_submodule(".".join(parts[:end])) for end in range(1, len(parts)))
     if any(_ATTENTION.search(type(parent).__name__) for parent in parents):
         return "attention"
     if norm is None:
@@ -212,7 +219,7 @@ def fold(module: Module) -> Module:
         ValueError: There is no ``WSConv2d`` in it.
     """
     if isinstance(module, WSConv2d):
-        return _mark_folded(module.fuse())  # type: ignore[return-value]
+        return module.fuse()  # type: ignore[return-value]
     layers = {
         path: layer
         for path, layer in module.named_modules(remove_duplicate=False)
@@ -221,18 +228,11 @@ def fold(module: Module) -> Module:
     if not layers:
         state = "is folded already" if is_folded(module) else "has no WSConv2d"
         raise ValueError(f"nothing to fold: this {type(module).__name__} {state}")
-    fused = {layer: _mark_folded(layer.fuse()) for layer in layers.values()}  # shared ones once
+    fused = {layer: layer.fuse() for layer in layers.values()}  # shared ones once
     for path, layer in layers.items():
         module.set_submodule(path, fused[layer])
-    return _mark_folded(module)
-
-
-def _mark_folded(module: Module) -> Module:
-    module.eval()
     setattr(module, "folded", True)  # noqa: B010  nn.Module declares no such attribute
-    if isinstance(module, nn.Conv2d):
-        module.weight.requires_grad_(False)
-    return module
+    return module.eval()
 
 
 def is_folded(module: nn.Module) -> bool:

@@ -64,6 +64,12 @@ def formula_name(formula: WSFormula) -> str:
     return str(tuple(formula))
 
 
+def formula_key(formula: WSFormula) -> str | list[bool | float]:
+    """The name of ``formula``, or its fields, as JSON takes them and ``to_formula`` reads them."""
+    name = formula_name(formula)
+    return name if name in FORMULAS else list(formula)
+
+
 def _divisor(deviation: Tensor, formula: WSFormula) -> Tensor:
     """What centred filters are divided by."""
     if formula.eps_inside:
@@ -227,13 +233,19 @@ class WSConv2d(nn.Conv2d):
         return self._conv_forward(x, weight, self.bias)
 
     def fuse(self) -> nn.Conv2d:
-        """A plain convolution with the standardized kernel; timm's reparameterization calls it."""
+        """A plain convolution with the standardized kernel, marked as folded.
+
+        ``timm.utils.reparameterize_model`` calls it, too.
+        """
         conv = nn.Conv2d.__new__(nn.Conv2d)
-        conv.__dict__ = {k: v for k, v in self.__dict__.items() if k != "formula"}
+        conv.__dict__ = {k: v for k, v in self.__dict__.items() if k != "formula"} | {
+            "folded": True
+        }
         conv._parameters = dict(self._parameters)
         with torch.no_grad():
-            conv.weight = nn.Parameter(standardize_weight(self.weight, self.formula))
-        return conv
+            kernel = standardize_weight(self.weight, self.formula)
+        conv.weight = nn.Parameter(kernel, requires_grad=False)
+        return conv.eval()
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, formula={formula_name(self.formula)}"
