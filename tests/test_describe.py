@@ -1,5 +1,9 @@
+import re
+
+import pytest
 import timm
 
+import wszoo.describe
 from wszoo.describe import describe_variant, list_rows, macs, weights_table
 from wszoo.weights import WEIGHTS
 
@@ -31,3 +35,21 @@ def test_the_table_of_weights_has_a_row_for_each_record() -> None:
         assert weights.name in line
         assert f"{scores['top1']:.2f} %" in line
         assert weights.license in line
+
+
+def test_few_multiply_accumulates_are_told_in_millions() -> None:
+    assert re.match(r"[1-9]\d* M at 64 x 64", describe_variant("test_resnet_gn_ws")["MACs"])
+    assert describe_variant("resnet50_gn_ws")["MACs"].startswith("4.09 G at ")
+
+
+def test_only_nets_that_are_listed_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    build = wszoo.describe._on_meta
+    monkeypatch.setattr(wszoo.describe, "_on_meta", lambda name: built.append(name) or build(name))
+
+    list_rows("resnet18_*")
+    list_rows(WEIGHTS[0].name)
+    list_rows("resnet152*", pretrained=True)
+    list_rows("nothing")
+
+    assert built == ["resnet18_gn_ws", WEIGHTS[0].model]

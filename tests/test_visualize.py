@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wszoo.visualize import _spread, _wrap, draw_confusion, draw_curves, draw_predictions
+from wszoo.visualize import draw_confusion, draw_curves, draw_predictions
+from wszoo.visualize.curves import _spread
+from wszoo.visualize.page import wrap
 
 PHOTOS = [Image.new("RGB", (60, 80), colour) for colour in ("navy", "olive", "maroon", "teal")]
 CAPTIONS = ["dress 91 %", "hat 50 %", "skirt, is a rather long dress 40 %", "price $5 to $6"]
@@ -158,7 +160,7 @@ def test_a_class_without_photos_is_no_division_by_zero(tmp_path: Path) -> None:
 def test_wrapped_lines_keep_to_the_width_and_lose_no_letter() -> None:
     text = "a few words, then averyverylongwordwithoutanybreak and\nanother line"
 
-    lines = _wrap(text, 12, lambda line: float(len(line)))
+    lines = wrap(text, 12, lambda line: float(len(line)))
 
     assert max(map(len, lines)) <= 12
     assert "".join(lines).replace(" ", "") == text.replace(" ", "").replace("\n", "")
@@ -177,7 +179,7 @@ def test_spread_labels_do_not_overlap_and_move_only_where_they_must() -> None:
     assert sum(placed[:3]) / 3 == pytest.approx(sum(wanted[:3]) / 3)
 
 
-def test_importing_the_module_does_not_import_matplotlib() -> None:
+def test_importing_the_package_does_not_import_matplotlib() -> None:
     code = "import sys, wszoo.visualize; sys.exit('matplotlib' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,5 +1,6 @@
 """Finding weights, and telling an intact file from everything that passes for one."""
 
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -173,6 +174,57 @@ def test_a_bad_file_is_refused_in_one_line_that_names_it_and_a_way_out(
     assert str(raised.value).startswith(str(path))
     assert "\n" not in str(raised.value)
     assert "fetch" in str(raised.value)
+
+
+def test_a_changed_byte_in_the_header_passes_or_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = make_file(tmp_path / WEIGHTS_FILE, formula="bit")
+    content = path.read_bytes()
+    length = 8 + struct.unpack("<Q", content[:8])[0]
+    refused = 0
+
+    for place in range(length):
+        for flip in (*(1 << bit for bit in range(8)), 0xFF):
+            damaged = bytearray(content)
+            damaged[place] ^= flip
+            path.write_bytes(damaged)
+            try:
+                check_file(path, dtype="F16")
+                read_metadata(path)
+            except ValueError as error:
+                assert str(error).startswith(str(path)) and "fetch" in str(error)
+                refused += 1
+
+    assert refused > 4 * length
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dtype": 16},
+        {"dtype": ["F16"]},
+        {"dtype": "F17"},
+        {"shape": 3},
+        {"shape": [True, 3]},
+        {"shape": [-1, -3]},
+        {"shape": [4]},
+        {"data_offsets": [0]},
+        {"data_offsets": [0, "6"]},
+        {"data_offsets": [-6, 0]},
+        {"data_offsets": [2, 8]},
+        {"data_offsets": None},
+    ],
+    ids=str,
+)
+def test_a_header_that_contradicts_itself_is_refused(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    entry = {"dtype": "F16", "shape": [1, 3], "data_offsets": [0, 6]}
+    header = json.dumps({"fc.bias": entry | changes}).encode()
+    path = tmp_path / WEIGHTS_FILE
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(6))
+
+    with pytest.raises(ValueError, match="damaged safetensors header; fetch it again"):
+        check_file(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

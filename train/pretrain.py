@@ -3,12 +3,14 @@
 A run is resumed by repeating its command; it goes on with the very next photo.
 """
 
+import hashlib
 import json
 import platform
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,8 @@ class Photos:
     """
 
     def __init__(self, data: Path, split: str, cache: Path) -> None:
-        array, labels = cache / f"{split}.npy", cache / f"{split}.json"
+        key = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:12]
+        array, labels = cache / f"{key}-{split}.npy", cache / f"{key}-{split}.json"
         if not labels.exists():
             cache.mkdir(parents=True, exist_ok=True)
             images = read_labelled_images(data, split)
@@ -81,6 +84,8 @@ class Run:
         self.steps = self.steps_per_epoch * recipe.epochs
         self.step = 0
         self.seconds = 0.0
+        self.losses: list[float] = []  # of the current epoch
+        self.log: list[dict[str, Any]] = []  # one row per finished epoch
 
     def save(self) -> None:
         state = {
@@ -88,6 +93,8 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "losses": self.losses,
+            "log": self.log,
         }
         save_checkpoint(self.output, self.step, state)
 
@@ -99,6 +106,30 @@ class Run:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds = state["step"], state["seconds"]
+            self.losses, self.log = state["losses"], state["log"]
+            self.write_log()
+
+    def write_log(self) -> None:
+        """The rows as the checkpoint has them, whatever a killed run left behind."""
+        rows = "".join(json.dumps(row) + "\n" for row in self.log)
+        (self.output / "metrics.jsonl").write_text(rows)
+
+    def finish_epoch(self) -> dict[str, Any]:
+        """Judge by the held-out photos, log that, and save."""
+        epoch = self.step // self.steps_per_epoch
+        row = {
+            "epoch": epoch,
+            "step": self.step,
+            "pixels": self.recipe.size_at(epoch - 1),
+            "loss": round(float(np.mean(self.losses)), 4),
+            "held_out_top1": round(self.held_out_top1(), 2),
+            "seconds": round(self.seconds, 1),
+        }
+        self.log.append(row)
+        self.losses = []
+        self.write_log()
+        self.save()
+        return row
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """What is left of ``epoch``: crops ``(N, 3, S, S)`` and targets ``(N,)``."""
@@ -163,15 +194,13 @@ def pretrain(run: Run, *, save_minutes: float, epochs: int | None = None) -> Non
     signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: signals.append(received))
-    clock = time.monotonic()
-    saved = clock
-    losses: list[float] = []
+    clock = saved = time.monotonic()
 
     def on_step(step: int, loss: float) -> None:
         nonlocal clock, saved
         now = time.monotonic()
         run.step, run.seconds, clock = step, run.seconds + now - clock, now
-        losses.append(loss)
+        run.losses.append(loss)
         if signals or now - saved > 60 * save_minutes:
             run.save()
             saved = now
@@ -179,36 +208,27 @@ def pretrain(run: Run, *, save_minutes: float, epochs: int | None = None) -> Non
             click.echo(f"stopped at step {step}; repeat the command to go on", err=True)
             sys.exit(STOPPED)
 
-    for epoch in range(run.step // run.steps_per_epoch, epochs or run.recipe.epochs):
-        losses.clear()
-        left = run.steps_per_epoch - run.step % run.steps_per_epoch
-        bar = tqdm(run.batches(epoch), f"epoch {epoch + 1}", total=left, disable=None)
-        train(
-            run.model,
-            bar,
-            run.loss,
-            run.optimizer,
-            rate_at=lambda step: run.recipe.rate_at(step, run.steps),
-            on_step=on_step,
-            step=run.step,
-        )
-        log_epoch(run, epoch, float(np.mean(losses)))
+    while run.step < run.steps_per_epoch * (epochs or run.recipe.epochs):
+        # A run that was stopped after the last step of an epoch has only that epoch's log to write.
+        if not (run.losses and run.step % run.steps_per_epoch == 0):
+            train_epoch(run, on_step)
+        click.echo(json.dumps(run.finish_epoch()))
         clock = time.monotonic()
-    run.save()
 
 
-def log_epoch(run: Run, epoch: int, loss: float) -> None:
-    row = {
-        "epoch": epoch + 1,
-        "step": run.step,
-        "pixels": run.recipe.size_at(epoch),
-        "loss": round(loss, 4),
-        "held_out_top1": round(run.held_out_top1(), 2),
-        "seconds": round(run.seconds, 1),
-    }
-    with (run.output / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
-    click.echo(json.dumps(row))
+def train_epoch(run: Run, on_step: Callable[[int, float], None]) -> None:
+    """Take what is left of the current epoch."""
+    epoch, done = divmod(run.step, run.steps_per_epoch)
+    left = run.steps_per_epoch - done
+    train(
+        run.model,
+        tqdm(run.batches(epoch), f"epoch {epoch + 1}", total=left, disable=None),
+        run.loss,
+        run.optimizer,
+        rate_at=lambda step: run.recipe.rate_at(step, run.steps),
+        on_step=on_step,
+        step=run.step,
+    )
 
 
 def hardware() -> str:
@@ -218,6 +238,34 @@ def hardware() -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return f"{threads} CPU thread{'s' * (threads > 1)} ({next(named, platform.machine())})"
+
+
+def declare(output: Path, settings: dict[str, Any]) -> None:
+    """Write down what a run is before it starts, and hold a resumed one to it.
+
+    Raises:
+        ValueError: The folder belongs to another run.
+    """
+    path = output / "run.json"
+    settings = json.loads(json.dumps(settings))
+    if not path.exists():
+        facts = {**settings, "hardware": hardware(), "code": code_version()}
+        path.write_text(json.dumps(facts, indent=2))
+        return
+    before = json.loads(path.read_text())
+    for key, value in settings.items():
+        if before.get(key) != value:
+            raise ValueError(
+                f"{output} holds a run with {key} {before.get(key)!r}, not {value!r}; "
+                f"resume it as it was, or name another --output-dir"
+            )
+
+
+def code_version() -> str:
+    """Commit of this checkout, with ``-dirty`` where files differ from it."""
+    command = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty")
+    result = subprocess.run((*command, "--abbrev=12"), capture_output=True, text=True)
+    return result.stdout.strip() or "unknown"
 
 
 @click.command()
@@ -232,10 +280,9 @@ def main(
 ) -> None:
     """Train a variant by a recipe on the train split under --data, resuming where it stood."""
     output_dir.mkdir(parents=True, exist_ok=True)
+    declare(output_dir, {"model": model, "recipe": recipe, **asdict(RECIPES[recipe])})
     photos = Photos(data, "train", output_dir.parent / "cache")
     run = Run(model, RECIPES[recipe], photos, output_dir)
-    facts = {"model": model, "recipe": recipe, "hardware": hardware(), **asdict(run.recipe)}
-    (output_dir / "run.json").write_text(json.dumps(facts, indent=2))
     run.resume()
     pretrain(run, save_minutes=save_minutes, epochs=epochs)
 

@@ -6,7 +6,6 @@ to put into ``wszoo/weights.py``.
 
 import json
 import platform
-import subprocess
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -43,7 +42,10 @@ def export(run: Path, pixels: int) -> tuple[Weights, dict[str, Any]]:
     folder = ASSETS / f"{facts['model']}.{tag}"
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "pt", "model": facts["model"], "tag": tag, "formula": "jhu"}
-    halves = {key: value.half().contiguous() for key, value in state_dict.items()}
+    halves = {
+        key: (value.half() if value.is_floating_point() else value).contiguous()
+        for key, value in state_dict.items()
+    }
     save_file(halves, folder / WEIGHTS_FILE, metadata)
     weights = Weights(
         model=facts["model"],
@@ -58,23 +60,18 @@ def export(run: Path, pixels: int) -> tuple[Weights, dict[str, Any]]:
         recipe=facts["recipe"],
         packaged=True,
     )
-    recipe_keys = {"model", "recipe", "hardware"}
+    not_recipe = {"model", "recipe", "hardware", "code"}
     return weights, {
         "model": facts["model"],
         "recipe_name": facts["recipe"],
-        "recipe": {key: value for key, value in facts.items() if key not in recipe_keys},
+        "recipe": {key: value for key, value in facts.items() if key not in not_recipe},
         "epochs": epochs,
         "file_bytes": (folder / WEIGHTS_FILE).stat().st_size,
         "hardware": facts["hardware"],
         "versions": {name: version(name) for name in ("torch", "timm", "wszoo")},
         "python": platform.python_version(),
-        "commit": _commit(),
+        "code": facts["code"],
     }
-
-
-def _commit() -> str:
-    command = ("git", "rev-parse", "HEAD")
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def measure(weights: Weights, data: Path) -> dict[str, Any]:

@@ -144,7 +144,7 @@ python -m train.publish RUN --data DIR --pixels {results["recipe"]["test_size"]}
 `train/recipes.py` says what each of these means.
 
 One process on {results["hardware"]}; {results["epochs"][-1]["seconds"] / 3600:.1f} hours;
-code at {results["commit"][:12]}; {versions}. Evaluated at {results["recipe"]["test_size"]} pixels
+code {results["code"]}; {versions}. Evaluated at {results["recipe"]["test_size"]} pixels
 after each epoch:
 
 | epoch | pixels | loss | held-out top-1 (%) | minutes so far |

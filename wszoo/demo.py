@@ -1,7 +1,7 @@
 """The main job on packaged data: classify photos, then fine-tune two at a time.
 
-A pretrained net and the same net from random weights learn ten kinds of clothing from 360 photos
-with batches of two, where BatchNorm would break down.
+A pretrained net and the same net from random weights learn kinds of clothing from a few hundred
+photos with batches of two, where BatchNorm would break down.
 """
 
 from collections.abc import Callable, Iterator
@@ -86,8 +86,9 @@ def run_demo(output: Path, *, echo: Callable[[str], None], progress: Progress) -
     held_out = read_labelled_images(ASSETS / "clothing", "val")
     weights = find(MODEL)
     classify_photos(held_out, output, echo)
-    echo(f"fine-tuning {weights.name} on {len(held_out.classes)} kinds of clothing, batches of 2")
     photos = read_labelled_images(ASSETS / "clothing", "train")
+    task = f"{len(photos)} photos of {len(photos.classes)} kinds of clothing"
+    echo(f"fine-tuning {weights.name} on {task}, batch size {BATCH_SIZE}")
     learners = [
         fine_tune(name, pretrained, photos, held_out, progress)
         for name, pretrained in (("pretrained", True), ("random weights", False))
@@ -95,7 +96,7 @@ def run_demo(output: Path, *, echo: Callable[[str], None], progress: Progress) -
     for learner in learners:
         accuracy, error = learner.result.top1, learner.result.standard_error
         echo(f"{learner.name:<15} {accuracy:5.1f} % ± {error:.1f} of {learner.result.count} photos")
-    draw(learners, held_out, output)
+    draw(learners, held_out, len(photos), output)
     echo(f"pictures: {', '.join(str(path) for path in sorted(output.glob('*.png')))}")
     first, second = (learner.result for learner in learners)
     return DemoResult(
@@ -183,15 +184,17 @@ def _loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return F.cross_entropy(model(images), targets, label_smoothing=0.1)
 
 
-def draw(learners: list[Learner], held_out: LabelledImages, output: Path) -> None:
+def draw(
+    learners: list[Learner], held_out: LabelledImages, train_photos: int, output: Path
+) -> None:
     """Curves of both, predictions and confusions of the first."""
     best = learners[0]
     draw_curves(
         {learner.name: learner.curve for learner in learners},
         output / "learning_curves.png",
-        x_label="epochs of 360 photos, batch size 2",
+        x_label=f"epochs of {train_photos} photos, batch size {BATCH_SIZE}",
         y_label="held-out top-1 (%)",
-        title=f"{MODEL} on ten kinds of clothing",
+        title=f"{MODEL} on {len(held_out.classes)} kinds of clothing",
         hlines={"chance": 100 / len(held_out.classes)},
     )
     shown = _spread(held_out)

@@ -1,5 +1,6 @@
 """What there is to say about a variant and its weights; one source for every table."""
 
+from fnmatch import fnmatch
 from typing import Any
 
 import timm
@@ -11,14 +12,25 @@ from wszoo.weights import WEIGHTS, Weights
 from wszoo.ws_resnet import WSResNet
 
 
-def list_rows() -> list[dict[str, Any]]:
-    """One row per set of weights, and one per variant without any."""
+def list_rows(pattern: str = "*", *, pretrained: bool = False) -> list[dict[str, Any]]:
+    """One row per set of weights, and one per variant without any.
+
+    Args:
+        pattern: Glob that the name must match, with its tag or without.
+        pretrained: Leave out variants without weights.
+    """
     rows = []
     for variant in timm.list_models(module="ws_resnet"):
-        model = _on_meta(variant)
         records: list[Weights | None] = [w for w in WEIGHTS if w.model == variant]
-        for weights in records or [None]:
-            rows.append(_row(variant, model, weights))
+        chosen = [
+            weights
+            for weights in records or [None]
+            if weights or not pretrained
+            if fnmatch(weights.name if weights else variant, pattern) or fnmatch(variant, pattern)
+        ]
+        if chosen:  # building a net takes longer than all else here
+            model = _on_meta(variant)
+            rows += [_row(variant, model, weights) for weights in chosen]
     return rows
 
 
@@ -64,6 +76,10 @@ def macs(model: torch.nn.Module, input_size: tuple[int, int, int]) -> int:
     return int(counter.get_total_flops() // 2)
 
 
+def _macs_text(count: int) -> str:
+    return f"{count / 1e9:.2f} G" if count >= 1e8 else f"{count / 1e6:.0f} M"
+
+
 def describe_variant(name: str) -> dict[str, Any]:
     """Everything a user asks before loading ``name``: ``model`` or ``model.tag``."""
     weights = next((w for w in WEIGHTS if name in (w.name, w.model)), None)
@@ -77,7 +93,7 @@ def describe(variant: str, weights: Weights | None) -> dict[str, Any]:
     described: dict[str, Any] = {
         "model": variant,
         "params": f"{parameter_count(model) / 1e6:.2f} M",
-        "MACs": f"{macs(model, size) / 1e9:.2f} G at {size[1]} x {size[2]}",
+        "MACs": f"{_macs_text(macs(model, size))} at {size[1]} x {size[2]}",
         "norm": norm_name(model),
         "formula": formula_name(model.formula),
         "channels": [info["num_chs"] for info in model.feature_info],

@@ -48,7 +48,8 @@ def resolve_source(
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg, overlay)
     declared: str | None = None
     is_named = pretrained_cfg is None or isinstance(pretrained_cfg, str)
-    if cfg.source in ("hf-hub", "local-dir"):
+    is_hub_overlay = bool((overlay or {}).get("hf_hub_id")) and not cfg.file
+    if cfg.source in ("hf-hub", "local-dir") or is_hub_overlay:
         cfg, declared = _from_published_folder(cfg, pretrained, cache_dir)
     elif not is_named or any((overlay or {}).get(key) for key in _SOURCES):
         if pretrained:

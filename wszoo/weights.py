@@ -5,6 +5,7 @@ The README's table, the model cards, timm's configurations and ``wszoo list`` ar
 """
 
 import json
+import math
 import os
 import struct
 from collections import Counter
@@ -21,6 +22,8 @@ from wszoo.layers import FORMULAS
 ASSETS = Path(__file__).parent / "assets"
 WEIGHTS_FILE = "model.safetensors"
 _HEADER_LIMIT = 100_000_000  # bytes, the format's own
+_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F16": 2, "BF16": 2, "U16": 2}
+_BYTES |= {"I16": 2, "F32": 4, "U32": 4, "I32": 4, "F64": 8, "U64": 8, "I64": 8, "C64": 8}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +117,7 @@ WEIGHTS: tuple[Weights, ...] = (
     Weights(
         model="resnet18_gn_ws",
         tag="e1_tin200",
-        sha256="ac7a359d38da019fa78ad42709439505aaf180f874220e1284a202e52073b08c",
+        sha256="5696c94d80789f59b26657e29183c47b41d087ae9cb37ca4cca69d00aacd6bc3",
         license="imagenet-research",
         num_classes=200,
         labels="tin200.tsv",
@@ -127,8 +130,8 @@ WEIGHTS: tuple[Weights, ...] = (
     ),
     Weights(
         model="test_resnet_gn_ws",
-        tag="e1_tin200",
-        sha256="e64184f5463a40163cf02372174133ffa300149713c58060d8b9db1b849245f9",
+        tag="e3_tin200",
+        sha256="3579b0630da063616f4671434375b0be9282df83eac73b9437c83a7c9a82a38b",
         license="imagenet-research",
         num_classes=200,
         labels="tin200.tsv",
@@ -136,7 +139,7 @@ WEIGHTS: tuple[Weights, ...] = (
         crop_pct=1.0,
         interpolation="bicubic",
         recipe="e3_tin200",
-        metrics={"Tiny ImageNet val": {"top1": 15.7, "top5": 37.0}},
+        metrics={"Tiny ImageNet val": {"top1": 17.42, "top5": 40.7}},
         packaged=True,
     ),
 )
@@ -198,14 +201,10 @@ def _search(weights: Weights, cache_dir: str | Path | None) -> Path:
 
         repository, _, commit = weights.hub.partition("@")
         return Path(hf_hub_download(repository, WEIGHTS_FILE, revision=commit, cache_dir=cache_dir))
+    lacking = f" (WSZOO_WEIGHTS={folder!r} does not hold {weights.name}/{WEIGHTS_FILE})"
     raise FileNotFoundError(
         f"the weights {weights.name!r} are in the repository only; "
-        f"set WSZOO_WEIGHTS to its folder model_cards"
-        + (
-            f" (WSZOO_WEIGHTS={folder!r} does not hold {weights.name}/{WEIGHTS_FILE})"
-            if folder
-            else ""
-        )
+        f"set WSZOO_WEIGHTS to its folder model_cards{lacking if folder else ''}"
     )
 
 
@@ -235,6 +234,10 @@ def read_header(path: Path) -> dict[str, Any]:
         FileNotFoundError: No such file.
         ValueError: It is not an intact safetensors file; the message says what it looks like.
     """
+    return _read_header(path)[0]
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     if not path.is_file():
         raise FileNotFoundError(f"no weights file at {path}")
     size = path.stat().st_size
@@ -250,16 +253,37 @@ def read_header(path: Path) -> dict[str, Any]:
         file.seek(8)
         try:
             header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            end = max(entry["data_offsets"][1] for entry in header.values())
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            metadata = header.pop("__metadata__", {})
+            _require(all(isinstance(text, str) for text in metadata.values()))
+            end = _end_of_tensors(header)
+        except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} has a damaged safetensors header; fetch it again") from error
     if size != 8 + length + end:
         raise ValueError(
             f"{path} has {size} bytes where its header promises {8 + length + end}: "
             f"cut short or overlong; fetch it again"
         )
-    return header
+    return header, metadata
+
+
+def _end_of_tensors(header: dict[str, Any]) -> int:
+    """Last byte of the values; the tensors must fill all up to there, as the format wants it."""
+    _require(len(header) > 0)
+    end = 0
+    for entry in sorted(header.values(), key=lambda entry: tuple(entry["data_offsets"])):
+        begin, stop = entry["data_offsets"]
+        numbers = [*entry["shape"], begin, stop]
+        _require(all(type(number) is int and number >= 0 for number in numbers))
+        _require(
+            begin == end and stop - begin == math.prod(entry["shape"]) * _BYTES[entry["dtype"]]
+        )
+        end = stop
+    return end
+
+
+def _require(is_so: bool) -> None:
+    if not is_so:
+        raise ValueError("damaged")
 
 
 def _impostor(head: bytes) -> str | None:
@@ -278,11 +302,7 @@ def _impostor(head: bytes) -> str | None:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """Free-form metadata of a safetensors file, e.g. ``folded`` or ``formula``."""
-    read_header(path)
-    with path.open("rb") as file:
-        length = struct.unpack("<Q", file.read(8))[0]
-        metadata: dict[str, str] = json.loads(file.read(length)).get("__metadata__", {})
-    return metadata
+    return _read_header(path)[1]
 
 
 assert all(weights.formula in FORMULAS for weights in WEIGHTS)

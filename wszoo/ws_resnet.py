@@ -68,8 +68,17 @@ class WSResNet(ResNet):
         return super().train(mode)
 
 
+_R10: dict[str, Any] = dict(block=BasicBlock, layers=(1, 1, 1, 1))
+_R14: dict[str, Any] = dict(block=Bottleneck, layers=(1, 1, 1, 1))
+_R18: dict[str, Any] = dict(block=BasicBlock, layers=(2, 2, 2, 2))
+_R26: dict[str, Any] = dict(block=Bottleneck, layers=(2, 2, 2, 2))
+_R34: dict[str, Any] = dict(block=BasicBlock, layers=(3, 4, 6, 3))
+_R50: dict[str, Any] = dict(block=Bottleneck, layers=(3, 4, 6, 3))
+_R101: dict[str, Any] = dict(block=Bottleneck, layers=(3, 4, 23, 3))
+_R152: dict[str, Any] = dict(block=Bottleneck, layers=(3, 8, 36, 3))
 _D_STEM: dict[str, Any] = dict(stem_width=32, stem_type="deep", avg_down=True)
 _BCN: dict[str, Any] = dict(norm_layer=BatchChannelNorm)
+_32X4D: dict[str, Any] = dict(cardinality=32, base_width=4)
 
 
 def _first_conv(variant: str) -> str:
@@ -108,6 +117,8 @@ default_cfgs = generate_default_cfgs(
 
 def _build(variant: str, pretrained: bool, kwargs: dict[str, Any], **architecture: Any) -> WSResNet:
     """Build a variant through timm, with weights that were found and checked here."""
+    if not pretrained and kwargs.get("pretrained_cfg") is None:
+        kwargs.setdefault("num_classes", 1000)  # the classes of a tag are nothing to random weights
     overlay = kwargs.pop("pretrained_cfg_overlay", None)
     cache_dir = kwargs.pop("cache_dir", None)
     cfg, formula = resolve_source(
@@ -136,220 +147,145 @@ def _build(variant: str, pretrained: bool, kwargs: dict[str, Any], **architectur
 @register_model
 def resnet10_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNet-10: one basic block per stage."""
-    return _build("resnet10_gn_ws", pretrained, kwargs, block=BasicBlock, layers=(1, 1, 1, 1))
+    return _build("resnet10_gn_ws", pretrained, kwargs, **_R10)
 
 
 @register_model
 def resnet14_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNet-14: one bottleneck per stage."""
-    return _build("resnet14_gn_ws", pretrained, kwargs, block=Bottleneck, layers=(1, 1, 1, 1))
+    return _build("resnet14_gn_ws", pretrained, kwargs, **_R14)
 
 
 @register_model
 def resnet18_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNet-18."""
-    return _build("resnet18_gn_ws", pretrained, kwargs, block=BasicBlock, layers=(2, 2, 2, 2))
+    return _build("resnet18_gn_ws", pretrained, kwargs, **_R18)
 
 
 @register_model
 def resnet26_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNet-26: two bottlenecks per stage."""
-    return _build("resnet26_gn_ws", pretrained, kwargs, block=Bottleneck, layers=(2, 2, 2, 2))
+    return _build("resnet26_gn_ws", pretrained, kwargs, **_R26)
 
 
 @register_model
 def resnet34_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNet-34."""
-    return _build("resnet34_gn_ws", pretrained, kwargs, block=BasicBlock, layers=(3, 4, 6, 3))
+    return _build("resnet34_gn_ws", pretrained, kwargs, **_R34)
 
 
 @register_model
 def resnet50_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNet-50 with the stride on the 3x3 convolution."""
-    return _build("resnet50_gn_ws", pretrained, kwargs, block=Bottleneck, layers=(3, 4, 6, 3))
+    return _build("resnet50_gn_ws", pretrained, kwargs, **_R50)
 
 
 @register_model
 def resnet101_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNet-101 with the stride on the 3x3 convolution."""
-    return _build("resnet101_gn_ws", pretrained, kwargs, block=Bottleneck, layers=(3, 4, 23, 3))
+    return _build("resnet101_gn_ws", pretrained, kwargs, **_R101)
 
 
 @register_model
 def resnet152_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNet-152 with the stride on the 3x3 convolution."""
-    return _build("resnet152_gn_ws", pretrained, kwargs, block=Bottleneck, layers=(3, 8, 36, 3))
+    return _build("resnet152_gn_ws", pretrained, kwargs, **_R152)
 
 
 @register_model
 def resnet18d_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNet-18-D: three 3x3 convolutions as stem, pooled shortcuts."""
-    return _build(
-        "resnet18d_gn_ws", pretrained, kwargs, block=BasicBlock, layers=(2, 2, 2, 2), **_D_STEM
-    )
+    return _build("resnet18d_gn_ws", pretrained, kwargs, **_R18, **_D_STEM)
 
 
 @register_model
 def resnet26d_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNet-26-D: three 3x3 convolutions as stem, pooled shortcuts."""
-    return _build(
-        "resnet26d_gn_ws", pretrained, kwargs, block=Bottleneck, layers=(2, 2, 2, 2), **_D_STEM
-    )
+    return _build("resnet26d_gn_ws", pretrained, kwargs, **_R26, **_D_STEM)
 
 
 @register_model
 def resnet34d_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNet-34-D: three 3x3 convolutions as stem, pooled shortcuts."""
-    return _build(
-        "resnet34d_gn_ws", pretrained, kwargs, block=BasicBlock, layers=(3, 4, 6, 3), **_D_STEM
-    )
+    return _build("resnet34d_gn_ws", pretrained, kwargs, **_R34, **_D_STEM)
 
 
 @register_model
 def resnet50d_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNet-50-D: three 3x3 convolutions as stem, pooled shortcuts."""
-    return _build(
-        "resnet50d_gn_ws", pretrained, kwargs, block=Bottleneck, layers=(3, 4, 6, 3), **_D_STEM
-    )
+    return _build("resnet50d_gn_ws", pretrained, kwargs, **_R50, **_D_STEM)
 
 
 @register_model
 def resnet101d_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNet-101-D: three 3x3 convolutions as stem, pooled shortcuts."""
-    return _build(
-        "resnet101d_gn_ws", pretrained, kwargs, block=Bottleneck, layers=(3, 4, 23, 3), **_D_STEM
-    )
+    return _build("resnet101d_gn_ws", pretrained, kwargs, **_R101, **_D_STEM)
 
 
 @register_model
 def resnet152d_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNet-152-D: three 3x3 convolutions as stem, pooled shortcuts."""
-    return _build(
-        "resnet152d_gn_ws", pretrained, kwargs, block=Bottleneck, layers=(3, 8, 36, 3), **_D_STEM
-    )
+    return _build("resnet152d_gn_ws", pretrained, kwargs, **_R152, **_D_STEM)
 
 
 @register_model
 def resnext26_32x4d_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNeXt-26, 32 groups of width 4."""
-    return _build(
-        "resnext26_32x4d_gn_ws",
-        pretrained,
-        kwargs,
-        block=Bottleneck,
-        layers=(2, 2, 2, 2),
-        cardinality=32,
-        base_width=4,
-    )
+    return _build("resnext26_32x4d_gn_ws", pretrained, kwargs, **_R26, **_32X4D)
 
 
 @register_model
 def resnext50_32x4d_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNeXt-50, 32 groups of width 4."""
-    return _build(
-        "resnext50_32x4d_gn_ws",
-        pretrained,
-        kwargs,
-        block=Bottleneck,
-        layers=(3, 4, 6, 3),
-        cardinality=32,
-        base_width=4,
-    )
+    return _build("resnext50_32x4d_gn_ws", pretrained, kwargs, **_R50, **_32X4D)
 
 
 @register_model
 def resnext101_32x4d_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNeXt-101, 32 groups of width 4."""
-    return _build(
-        "resnext101_32x4d_gn_ws",
-        pretrained,
-        kwargs,
-        block=Bottleneck,
-        layers=(3, 4, 23, 3),
-        cardinality=32,
-        base_width=4,
-    )
+    return _build("resnext101_32x4d_gn_ws", pretrained, kwargs, **_R101, **_32X4D)
 
 
 @register_model
 def resnext101_32x8d_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNeXt-101, 32 groups of width 8."""
-    return _build(
-        "resnext101_32x8d_gn_ws",
-        pretrained,
-        kwargs,
-        block=Bottleneck,
-        layers=(3, 4, 23, 3),
-        cardinality=32,
-        base_width=8,
-    )
+    architecture = dict(**_R101, cardinality=32, base_width=8)
+    return _build("resnext101_32x8d_gn_ws", pretrained, kwargs, **architecture)
 
 
 @register_model
 def wide_resnet50_2_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """Wide ResNet-50-2: bottlenecks twice as wide inside."""
-    return _build(
-        "wide_resnet50_2_gn_ws",
-        pretrained,
-        kwargs,
-        block=Bottleneck,
-        layers=(3, 4, 6, 3),
-        base_width=128,
-    )
+    return _build("wide_resnet50_2_gn_ws", pretrained, kwargs, **_R50, base_width=128)
 
 
 @register_model
 def wide_resnet101_2_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """Wide ResNet-101-2: bottlenecks twice as wide inside."""
-    return _build(
-        "wide_resnet101_2_gn_ws",
-        pretrained,
-        kwargs,
-        block=Bottleneck,
-        layers=(3, 4, 23, 3),
-        base_width=128,
-    )
+    return _build("wide_resnet101_2_gn_ws", pretrained, kwargs, **_R101, base_width=128)
 
 
 @register_model
 def resnet50_bcn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNet-50 with Batch-Channel Normalization."""
-    return _build(
-        "resnet50_bcn_ws", pretrained, kwargs, block=Bottleneck, layers=(3, 4, 6, 3), **_BCN
-    )
+    return _build("resnet50_bcn_ws", pretrained, kwargs, **_R50, **_BCN)
 
 
 @register_model
 def resnet101_bcn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNet-101 with Batch-Channel Normalization."""
-    return _build(
-        "resnet101_bcn_ws", pretrained, kwargs, block=Bottleneck, layers=(3, 4, 23, 3), **_BCN
-    )
+    return _build("resnet101_bcn_ws", pretrained, kwargs, **_R101, **_BCN)
 
 
 @register_model
 def resnext50_32x4d_bcn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """ResNeXt-50 32x4d with Batch-Channel Normalization."""
-    return _build(
-        "resnext50_32x4d_bcn_ws",
-        pretrained,
-        kwargs,
-        block=Bottleneck,
-        layers=(3, 4, 6, 3),
-        cardinality=32,
-        base_width=4,
-        **_BCN,
-    )
+    architecture = _R50 | _32X4D | _BCN
+    return _build("resnext50_32x4d_bcn_ws", pretrained, kwargs, **architecture)
 
 
 @register_model
 def test_resnet_gn_ws(pretrained: bool = False, **kwargs: Any) -> WSResNet:
     """A ResNet small enough for every test: basic blocks of 16 to 128 channels."""
-    return _build(
-        "test_resnet_gn_ws",
-        pretrained,
-        kwargs,
-        block=BasicBlock,
-        layers=(1, 1, 1, 1),
-        channels=(16, 32, 64, 128),
-    )
+    architecture = _R10 | dict(channels=(16, 32, 64, 128))
+    return _build("test_resnet_gn_ws", pretrained, kwargs, **architecture)

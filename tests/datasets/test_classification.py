@@ -71,6 +71,13 @@ def test_photos_in_class_folders_get_the_name_of_their_folder(tmp_path: Path) ->
     assert images.image(images.targets.index(1)).getpixel((0, 0)) == RED
 
 
+def test_a_class_folder_without_photos_is_named(tmp_path: Path) -> None:
+    write_folder(tmp_path, {**TWO_CLASSES, "coat/notes.txt": b"none yet"})
+
+    with pytest.raises(ValueError, match="coat holds no images; put some in, or remove"):
+        read_labelled_images(tmp_path)
+
+
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tar.xz", "tar.bz2"])
 def test_an_archive_is_read_like_a_folder(suffix: str, tmp_path: Path) -> None:
     files = {f"./things/{name}": data for name, data in TWO_CLASSES.items()}

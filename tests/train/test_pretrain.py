@@ -67,25 +67,66 @@ def test_a_run_stopped_by_a_signal_saves_and_ends_with_the_same_bits(
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert CliRunner().invoke(main, command(data, whole)).exit_code == 0
 
+    words = [sys.executable, "-m", "train.pretrain", *command(data, stopped, "--save-minutes", "0")]
     run = subprocess.Popen(
-        [sys.executable, "-m", "train.pretrain", *command(data, stopped)],
+        words,
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not (stopped / "run.json").exists() and run.poll() is None:
-        time.sleep(0.05)
-    time.sleep(0.5)
+    while not list(stopped.glob("step-*")) and run.poll() is None:
+        time.sleep(0.01)
     run.send_signal(signal.SIGTERM)
     _, errors = run.communicate(timeout=120)
-    if run.returncode == 4:
-        assert "repeat the command to go on" in errors
-    assert CliRunner().invoke(main, command(data, stopped)).exit_code == 0
+    loaded = load_checkpoint(stopped)
 
+    assert run.returncode == 4
+    assert "repeat the command to go on" in errors
+    assert loaded is not None
+    assert 0 < loaded[0]["step"] < 10
+    assert CliRunner().invoke(main, command(data, stopped)).exit_code == 0
     resumed = weights_of(stopped)
     for key, value in weights_of(whole).items():
         assert torch.equal(value, resumed[key]), key
+
+
+def test_a_folder_of_another_run_is_refused(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert CliRunner().invoke(main, command(data, run, "--epochs", "1")).exit_code == 0
+
+    other = [*command(data, run)[:3], "e3_tin200", *command(data, run)[4:]]
+    result = CliRunner().invoke(main, other)
+
+    assert isinstance(result.exception, (ValueError, SystemExit))
+    assert weights_of(run)  # what was there stays
+
+
+def test_every_epoch_is_logged_once_even_if_the_log_ran_ahead(data: Path, tmp_path: Path) -> None:
+    assert CliRunner().invoke(main, command(data, tmp_path / "run", "--epochs", "1")).exit_code == 0
+    log = tmp_path / "run" / "metrics.jsonl"
+    log.write_text(log.read_text() * 2)
+
+    assert CliRunner().invoke(main, command(data, tmp_path / "run")).exit_code == 0
+
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+
+
+def test_another_data_set_beside_a_run_is_not_taken_for_the_first(
+    data: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "data" / "train"
+    for name in ("x", "y"):
+        (other / name).mkdir(parents=True)
+        for index in range(30):
+            Image.new("RGB", (64, 64)).save(other / name / f"{index}.png")
+
+    first = Photos(data, "train", tmp_path / "cache")
+    second = Photos(tmp_path / "data", "train", tmp_path / "cache")
+
+    assert first.classes == ["a", "b", "c"]
+    assert second.classes == ["x", "y"]
 
 
 def test_the_photos_chosen_by_are_never_trained_on(data: Path, tmp_path: Path) -> None:

@@ -135,8 +135,8 @@ def read_labelled_images(
 
     Raises:
         FileNotFoundError: ``path`` or the split does not exist.
-        ValueError: No photos, one outside the class folders, a damaged archive, or several splits
-            and none named.
+        ValueError: No photos, one outside the class folders, a class without any, a damaged
+            archive, or several splits and none named.
     """
     path = Path(path)
     if not path.exists():
@@ -216,6 +216,9 @@ def _from_folder(root: Path) -> LabelledImages:
         raise ValueError(
             f"no images under {root}: expected {root}/<class>/<image>, with one folder per class"
         )
+    if len(filled := {target for _, target in found}) < len(classes):
+        empty = next(name for target, name in enumerate(classes) if target not in filled)
+        raise ValueError(f"{root / empty} holds no images; put some in, or remove this folder")
     return LabelledImages(
         names=tuple(str(photo) for photo, _ in found),
         sources=tuple(photo for photo, _ in found),

@@ -205,9 +205,10 @@ def _group_norm_like(norm: Any, num_groups: int) -> nn.GroupNorm:
 def fold(module: Module) -> Module:
     """Bake standardization into plain convolutions, in place, for inference and export.
 
-    The outputs stay the same and the cost of WS is gone. The result is in eval mode, its kernels
-    take no gradient and it is marked with ``folded = True``: training it, publishing it and
-    loading it into a standardized net are refused, since its raw kernels are gone.
+    The outputs stay the same and the cost of WS is gone, and so are the raw kernels. The result
+    is in eval mode, its kernels take no gradient, and it is marked with ``folded = True``: the
+    training loop and ``WSResNet.train`` refuse it, and a file that ``wszoo fold`` wrote is not
+    loaded into a standardized net. Its bare state dict carries no mark.
 
     Args:
         module: A model with ``WSConv2d`` in it, or one such layer.
