@@ -48,10 +48,3 @@ def test_a_short_demo_draws_and_reports(tmp_path: Path, monkeypatch: pytest.Monk
         "learning_curves.png",
         "predictions.png",
     }
-
-
-@pytest.mark.slow
-def test_pretraining_helps_at_batch_size_two(tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path), "--json"])
-
-    assert result.exit_code == 0, result.output

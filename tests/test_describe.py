@@ -1,3 +1,4 @@
+import math
 import re
 
 import pytest
@@ -5,7 +6,8 @@ import timm
 
 import wszoo.describe
 from wszoo.describe import describe_variant, list_rows, macs, weights_table
-from wszoo.weights import WEIGHTS
+from wszoo.weights import WEIGHTS, Weights, find, locate, read_header
+from wszoo.ws_resnet import WSResNet
 
 
 def test_multiply_accumulates_are_the_published_ones() -> None:
@@ -45,7 +47,12 @@ def test_few_multiply_accumulates_are_told_in_millions() -> None:
 def test_only_nets_that_are_listed_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
     build = wszoo.describe._on_meta
-    monkeypatch.setattr(wszoo.describe, "_on_meta", lambda name: built.append(name) or build(name))
+
+    def noted(variant: str, weights: Weights | None) -> WSResNet:
+        built.append(variant)
+        return build(variant, weights)
+
+    monkeypatch.setattr(wszoo.describe, "_on_meta", noted)
 
     list_rows("resnet18_*")
     list_rows(WEIGHTS[0].name)
@@ -53,3 +60,10 @@ def test_only_nets_that_are_listed_are_built(monkeypatch: pytest.MonkeyPatch) ->
     list_rows("nothing")
 
     assert built == ["resnet18_gn_ws", WEIGHTS[0].model]
+
+
+def test_parameters_are_those_of_the_file() -> None:
+    weights = find("test_resnet_gn_ws")
+    values = sum(math.prod(entry["shape"]) for entry in read_header(locate(weights)).values())
+
+    assert describe_variant(weights.name)["params"] == f"{values / 1e6:.2f} M"

@@ -1,4 +1,6 @@
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -7,7 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from wszoo.datasets import LabelledImages
-from wszoo.evaluate import evaluate, predict, targets_for
+from wszoo.evaluate import class_names, evaluate, predict, targets_for
 from wszoo.weights import Weights
 
 
@@ -66,6 +68,36 @@ def test_predictions_come_best_first_and_their_shares_add_up(tmp_path: Path) -> 
     assert first[0] == 7
     assert [share for _, share in rest] == sorted((share for _, share in rest), reverse=True)
     assert first[1] + sum(share for _, share in rest) == pytest.approx(1, abs=1e-5)
+
+
+def test_photos_are_asked_for_one_after_the_other() -> None:
+    model = Brightness()
+    seen = []
+    model.register_forward_hook(lambda *_: seen.append("ranked"))
+
+    def photos() -> Iterator[Image.Image]:
+        for _ in range(2):
+            seen.append("decoded")
+            yield Image.new("RGB", (12, 9))
+
+    predict(model, photos())
+
+    assert seen == ["decoded", "ranked"] * 2
+
+
+def test_classes_are_named_by_the_record_or_by_the_configuration() -> None:
+    model = timm.create_model("test_resnet_gn_ws", num_classes=2)
+    cfg: dict[str, Any] = {}
+    model.pretrained_cfg = cfg  # type: ignore[assignment]
+
+    assert class_names(model, None) is None
+    assert class_names(model, record(num_classes=2)) == ["0", "1"]
+    cfg["label_names"] = ["n01", "n02"]
+    assert class_names(model, None) == ["n01", "n02"]
+    cfg["label_descriptions"] = {"n01": "tench"}
+    assert class_names(model, None) == ["tench", "n02"]
+    cfg["label_names"] = ["one of many"]
+    assert class_names(model, None) is None
 
 
 def test_class_folders_are_matched_by_name_where_the_weights_know_their_classes(

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from wszoo.verify import save_folded, verify_file, verify_name
-from wszoo.weights import find, locate
+from wszoo.weights import WEIGHTS, find, locate
 from wszoo.ws_resnet import WSResNet
 
 NAME = "test_resnet_gn_ws"
@@ -46,8 +46,11 @@ def test_a_flipped_byte_is_found_where_the_record_is_named(published: Path) -> N
 
 
 def test_weights_of_another_net_are_refused(published: Path) -> None:
-    with pytest.raises(ValueError, match="another architecture than 'resnet18_gn_ws'"):
-        verify_file(published, "resnet18_gn_ws")
+    with pytest.raises(ValueError, match="another architecture than 'resnet34_gn_ws'"):
+        verify_file(published, "resnet34_gn_ws")
+    other = next(weights.name for weights in WEIGHTS if weights.model != NAME)
+    with pytest.raises(ValueError, match="another architecture than"):  # not: damaged
+        verify_file(published, other)
 
 
 def test_another_formula_than_the_config_says_is_refused(published: Path) -> None:
@@ -56,6 +59,84 @@ def test_another_formula_than_the_config_says_is_refused(published: Path) -> Non
     published.with_name("config.json").write_text(json.dumps(config))
 
     with pytest.raises(ValueError, match="WS formula 'bit', its record says 'jhu'"):
+        verify_file(published)
+    with pytest.raises(ValueError, match="WS formula 'bit', its record says 'jhu'"):
+        verify_file(published, find(NAME).name)
+    with pytest.raises(ValueError, match=r"some\.safetensors: no WS formula 'bat'"):
+        verify_file(rewritten(published, formula="bat"), NAME)
+
+
+def changed(path: Path, **tensors: torch.Tensor | None) -> Path:
+    """The file with other tensors, None removing one; underscores stand for dots."""
+    new = {**load_file(path), **{key.replace("_", "."): value for key, value in tensors.items()}}
+    save_file({key: value for key, value in new.items() if value is not None}, path)
+    return path
+
+
+def test_fine_tuned_weights_are_good_ones_of_their_variant(published: Path) -> None:
+    width = load_file(published)["fc.weight"].shape[1]
+    changed(published, fc_weight=torch.zeros(7, width), fc_bias=torch.zeros(7))
+
+    facts = verify_file(published, NAME)
+
+    assert facts["net"] == NAME
+    assert facts["finite"] is True
+    with pytest.raises(ValueError, match="its record says"):
+        verify_file(published, find(NAME).name)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_values_that_are_not_finite_are_refused(value: float, published: Path) -> None:
+    bias = load_file(published)["fc.bias"]
+    bias[3] = value
+    changed(published, fc_bias=bias)
+
+    with pytest.raises(ValueError, match=r"fc\.bias holds values that are not finite"):
+        verify_file(published)
+
+
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [
+        ("fc.weight", ()),
+        ("fc.weight", (200,)),
+        ("fc.weight", (0, 9)),
+        ("fc.bias", ()),
+        ("conv1.weight", ()),
+    ],
+)
+def test_a_tensor_of_another_shape_is_named(
+    key: str, shape: tuple[int, ...], published: Path
+) -> None:
+    changed(published, **{key.replace(".", "_"): torch.zeros(shape)})
+
+    with pytest.raises(ValueError, match=rf"has {key} of shape \(.*\), '{NAME}' .*has"):
+        verify_file(published, NAME)
+
+
+def test_half_a_classifier_is_refused_and_none_is_not(published: Path) -> None:
+    changed(published, fc_bias=None)
+
+    with pytest.raises(ValueError, match=r"fc.weight or fc.bias is missing"):
+        verify_file(published, NAME)
+    assert verify_file(changed(published, fc_weight=None), NAME)["net"] == NAME
+
+
+def test_a_net_of_another_zoo_is_refused(published: Path) -> None:
+    with pytest.raises(ValueError, match=r"'resnet18' is not of this zoo; see `wszoo list`"):
+        verify_file(published, "resnet18")
+    rewritten(published)
+    for name in ("resnet18", "", ["resnet18"]):
+        published.with_name("config.json").write_text(json.dumps({"architecture": name}))
+        with pytest.raises(ValueError, match=r"config\.json names the architecture .*of this zoo"):
+            verify_file(published)
+
+
+@pytest.mark.parametrize("content", [[], "net", {"wszoo": []}, {"wszoo": {"sha256": 3}}], ids=str)
+def test_a_config_of_another_kind_is_named(content: object, published: Path) -> None:
+    published.with_name("config.json").write_text(json.dumps(content))
+
+    with pytest.raises(ValueError, match=r"config\.json is not the configuration of a net"):
         verify_file(published)
 
 
@@ -90,3 +171,17 @@ def test_a_folded_file_is_marked_and_is_no_weights(tmp_path: Path) -> None:
     plain = timm.create_model("test_resnet_gn_ws", num_classes=200, formula="timm")
     assert set(load_file(output)) == set(plain.state_dict())
     assert torch.isfinite(model(torch.randn(1, 3, 64, 64))).all()  # the model itself stays whole
+
+
+def test_a_folded_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    model = timm.create_model(NAME).eval()
+    assert isinstance(model, WSResNet)
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder.safetensors").mkdir()
+
+    with pytest.raises(OSError, match="cannot make the folder .*file/new: .*; name another one"):
+        save_folded(model, NAME, tmp_path / "file" / "new" / "x.safetensors")
+    for name in ("folder.safetensors", "x" * 300 + ".safetensors"):
+        with pytest.raises(OSError, match=f"cannot write .*{name}: .*; name another file"):
+            save_folded(model, NAME, tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder.safetensors"}

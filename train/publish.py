@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 from torch import Tensor
 
+from train.pretrain import Photos, top1
 from wszoo.cards import read_results, render_card
 from wszoo.datasets import read_labelled_images
 from wszoo.describe import weights_table
@@ -28,6 +29,22 @@ from wszoo.weights import ASSETS, WEIGHTS, WEIGHTS_FILE, Weights
 
 CARDS = Path(__file__).parent.parent / "model_cards"
 LICENSE = "imagenet-research"
+
+
+def held_out_by_pixels(run: Path, data: Path) -> dict[int, float]:
+    """Top-1 on the photos kept to choose by, at several sizes, with the final weights."""
+    facts = json.loads((run / "run.json").read_text())
+    loaded = load_checkpoint(run)
+    if loaded is None:
+        raise click.ClickException(f"{run} holds no checkpoint; train it first")
+    photos = Photos(data, "train", run.parent / "cache")
+    _, held = photos.hold_out()
+    model = timm.create_model(facts["model"], num_classes=len(photos.classes))
+    model.load_state_dict(loaded[0]["model"])
+    trained = facts["phases"][-1][1]
+    sizes = [trained * share // 64 * 16 for share in (4, 5, 6, 7)]
+    pixels, targets = photos.pixels[held], photos.targets[held]
+    return {size: round(top1(model, pixels, targets, size), 2) for size in sizes}
 
 
 def export(run: Path, pixels: int) -> tuple[Weights, dict[str, Any]]:
@@ -131,16 +148,18 @@ def render_all() -> None:
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path, exists=True), required=False)
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="Tiny ImageNet.")
-@click.option("--pixels", type=int, help="Evaluation size, chosen on held-out photos.")
 @click.option("--cards", is_flag=True, help="Only render the cards and the README's table again.")
-def main(run: Path | None, data: Path | None, pixels: int | None, cards: bool) -> None:
-    """Publish the finished RUN into this checkout."""
+def main(run: Path | None, data: Path | None, cards: bool) -> None:
+    """Publish the finished RUN, at the size at which held-out photos do best."""
     if cards:
         render_all()
         return
-    if run is None or data is None or pixels is None:
-        raise click.UsageError("give RUN, --data and --pixels, or --cards alone")
+    if run is None or data is None:
+        raise click.UsageError("give RUN and --data, or --cards alone")
+    by_pixels = held_out_by_pixels(run, data)
+    pixels = max(by_pixels, key=lambda size: by_pixels[size])
     weights, results = export(run, pixels)
+    results["held_out_by_pixels"] = by_pixels
     results["evaluation"] = measure(weights, data)
     metrics = {key: results["evaluation"][key] for key in ("top1", "top5")}
     weights = Weights(**{**asdict(weights), "metrics": {"Tiny ImageNet val": metrics}})

@@ -123,6 +123,7 @@ def _recipe(results: dict[str, Any]) -> str:
     train = f"--model {results['model']} --recipe {results['recipe_name']}"
     recipe = "\n".join(f"| `{key}` | {value} |" for key, value in results["recipe"].items())
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    sizes = ", ".join(f"{top1} % at {px}" for px, top1 in results["held_out_by_pixels"].items())
     epochs = "\n".join(
         f"| {row['epoch']} | {row['pixels']} | {row['loss']:.3f} "
         f"| {row['held_out_top1']:.2f} | {row['seconds'] / 60:.0f} |"
@@ -134,7 +135,7 @@ def _recipe(results: dict[str, Any]) -> str:
 
 ```
 python -m train.pretrain {train} --data DIR --output-dir RUN
-python -m train.publish RUN --data DIR --pixels {results["recipe"]["test_size"]}
+python -m train.publish RUN --data DIR
 ```
 
 | | |
@@ -149,7 +150,9 @@ after each epoch:
 
 | epoch | pixels | loss | held-out top-1 (%) | minutes so far |
 | --- | --- | --- | --- | --- |
-{epochs}"""
+{epochs}
+
+Held-out top-1 of the final weights by evaluation size: {sizes} pixels."""
 
 
 def _limits(weights: Weights) -> str:

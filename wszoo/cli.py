@@ -3,21 +3,27 @@
 Exit codes: 0 ok, 1 a check failed, 2 usage, 3 bad data, 4 stopped.
 """
 
-import fnmatch
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 import torch
+from PIL import Image
 
 from wszoo.describe import describe_variant, list_rows
 from wszoo.terminal import (
     CHECK_FAILED,
     MainGroup,
     as_json,
+    check_foldable,
     check_name,
+    check_ours,
+    check_trained,
+    checked_by,
     fail,
     load,
     name_argument,
@@ -29,12 +35,15 @@ from wszoo.weights import record_of
 from wszoo.ws_resnet import WSResNet
 
 folder = click.Path(path_type=Path, file_okay=False)
+count = click.IntRange(min=1)
 
 
 @click.group(cls=MainGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="wszoo")
 def main() -> None:
     """ResNets and ResNeXts with Weight Standardization, for small batches."""
+    # One line says what could not be fetched; the client would log every try before.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
 @main.command("list")
@@ -43,20 +52,17 @@ def main() -> None:
 @as_json
 def list_command(pattern: str, pretrained: bool, as_json: bool) -> None:
     """List the variants and their weights."""
-    rows = [
-        row
-        for row in list_rows()
-        if fnmatch.fnmatch(row["name"], pattern) or fnmatch.fnmatch(row["model"], pattern)
-        if row["tag"] or not pretrained
-    ]
+    rows = list_rows(pattern, pretrained=pretrained)
     if not rows:
-        raise click.ClickException(f"nothing matches {pattern!r}; `wszoo list` shows all")
+        if as_json:
+            click.echo("[]")
+        fail(f"nothing matches {pattern!r}; `wszoo list` shows all", CHECK_FAILED)
     columns = ("name", "params_m", "norm", "formula", "top1", "input", "license", "where")
     report(as_json, rows, lambda: table(rows, columns))
 
 
 @main.command()
-@name_argument
+@name_argument(check_ours)
 @as_json
 def show(name: str, as_json: bool) -> None:
     """Show one variant: size, features, preprocessing, weights, and how to load it."""
@@ -65,9 +71,9 @@ def show(name: str, as_json: bool) -> None:
 
 
 @main.command()
-@name_argument
+@name_argument(check_trained)
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--top", default=5, show_default=True, help="Classes to print per photo.")
+@click.option("--top", default=5, type=count, show_default=True, help="Classes to print per photo.")
 @click.option("--save", type=folder, help="Draw into this folder.")
 @as_json
 def predict(
@@ -75,16 +81,24 @@ def predict(
 ) -> None:
     """Classify IMAGES, files or folders of them."""
     from wszoo.datasets import find_images, open_image
+    from wszoo.evaluate import class_names
     from wszoo.evaluate import predict as rank
 
     paths = find_images(images)
-    photos = [open_image(path) for path in paths]
     model = load(name, pretrained=True)
-    record = record_of(name)
-    names = record.label_names() if record else None
+    names = class_names(model, record_of(name))
+    photos = []
+
+    def decoded() -> Iterator[Image.Image]:
+        for path in progress(paths, len(paths), name):
+            photo = open_image(path)
+            if save is not None:  # a folder of photos may be larger than the memory
+                photos.append(photo)
+            yield photo
+
     named = [
         [(names[row] if names else str(row), share) for row, share in ranked]
-        for ranked in rank(model, photos, top)
+        for ranked in rank(model, decoded(), top)
     ]
     rows = [
         {"image": str(path), "classes": [{"name": n, "share": share} for n, share in ranked]}
@@ -106,7 +120,7 @@ def predict(
 
 
 @main.command("eval")
-@name_argument
+@name_argument(check_trained)
 @click.option(
     "--data",
     required=True,
@@ -114,7 +128,7 @@ def predict(
     help="Class folders, or tar archives of them.",
 )
 @click.option("--split", help="train, val or test, where --data holds several; val by default.")
-@click.option("--batch-size", default=64, show_default=True)
+@click.option("--batch-size", default=64, type=count, show_default=True)
 @click.option("--save", type=folder, help="Draw the confusions into this folder.")
 @as_json
 def eval_command(
@@ -122,7 +136,7 @@ def eval_command(
 ) -> None:
     """Measure the accuracy of a classifier on photos in class folders."""
     from wszoo.datasets import read_labelled_images
-    from wszoo.evaluate import class_count, evaluate, targets_for
+    from wszoo.evaluate import class_count, class_names, evaluate, targets_for
 
     images = read_labelled_images(data, split, default="val")
     model = load(name, pretrained=True)
@@ -142,7 +156,7 @@ def eval_command(
         from wszoo.visualize import draw_confusion
 
         save.mkdir(parents=True, exist_ok=True)
-        classes = record.label_names() if record else images.classes
+        classes = class_names(model, record) or images.classes
         short = [label.split(",")[0] for label in classes]
         draw_confusion(result.confusion.numpy(), short, save / "confusion.png", title=name)
         click.echo(f"drawn: {save / 'confusion.png'}", err=True)
@@ -153,8 +167,9 @@ def eval_command(
 @click.option(
     "--model",
     "expected",
-    callback=lambda _context, _parameter, name: name and check_name(name),
-    help="The weights or the variant that FILE should be.",
+    # As typed: a variant is not the first of its weights, it may be fine-tuned ones.
+    callback=checked_by(lambda name: check_ours(name) and name),
+    help="The weights, or the variant, that FILE should be.",
 )
 @as_json
 def verify(target: str, expected: str | None, as_json: bool) -> None:
@@ -162,35 +177,45 @@ def verify(target: str, expected: str | None, as_json: bool) -> None:
     from wszoo.verify import verify_file, verify_name
 
     is_file = target.endswith(".safetensors") or os.sep in target or Path(target).exists()
-    name = None if is_file else check_name(target)
+    name = None if is_file else _weights_named(target)
     try:
         facts = verify_name(name) if name else verify_file(Path(target), expected)
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, OSError) as error:
         fail(error, CHECK_FAILED)
-    else:
-        lines = [f"{key:<8} {fact}" for key, fact in facts.items()]
-        report(as_json, facts, lambda: "\n".join([*lines, "ok"]))
+    lines = [f"{key:<8} {fact}" for key, fact in facts.items()]
+    report(as_json, facts, lambda: "\n".join([*lines, "ok"]))
+
+
+def _weights_named(target: str) -> str:
+    try:
+        check_ours(target)
+        return check_trained(target)
+    except click.BadParameter as error:
+        raise click.BadParameter(
+            f"there is no file {target!r}, and {error.message}", param_hint="NAME|FILE"
+        ) from error
 
 
 @main.command()
-@name_argument
+@name_argument(check_foldable)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False))
 def fold(name: str, output: Path) -> None:
     """Write NAME with standardization baked into plain convolutions, for inference."""
-    from wszoo.verify import save_folded
+    from wszoo.verify import make_folder, save_folded
 
     if output.suffix != ".safetensors":
         raise click.BadParameter(f"{output} must end in .safetensors", param_hint="-o")
+    make_folder(output.parent)  # before the weights are fetched
     model = load(name, pretrained=True)
     if not isinstance(model, WSResNet):
-        raise click.BadParameter(f"{name!r} has nothing to fold; `wszoo list` shows what has")
+        raise click.BadParameter(f"{name!r} is not of this zoo; see `wszoo list`")
     error = save_folded(model, name, output)
     size = output.stat().st_size
     click.echo(f"{output}: {size} bytes, logits differ by {error:.1e} (relative)")
 
 
 @main.command()
-@name_argument
+@name_argument(check_name)
 @as_json
 def lint(name: str, as_json: bool) -> None:
     """Count norms and convolutions of NAME, any timm model, and say what is amiss."""
@@ -241,11 +266,11 @@ def doctor(as_json: bool) -> None:
     "--model",
     default="resnet50_gn_ws",
     show_default=True,
-    callback=lambda _context, _parameter, name: check_name(name),
+    callback=checked_by(check_ours),
 )
 @click.option("--against", default="timm", show_default=True, type=click.Choice(["timm", "bn"]))
-@click.option("--rounds", default=9, show_default=True)
-@click.option("--threads", type=int, help="As many as torch uses by default.")
+@click.option("--rounds", default=9, type=count, show_default=True)
+@click.option("--threads", type=count, help="As many as torch uses by default.")
 @as_json
 def bench(model: str, against: str, rounds: int, threads: int | None, as_json: bool) -> None:
     """Compare speed with a peer, as ratios from one interleaved run."""

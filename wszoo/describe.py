@@ -29,8 +29,7 @@ def list_rows(pattern: str = "*", *, pretrained: bool = False) -> list[dict[str,
             if fnmatch(weights.name if weights else variant, pattern) or fnmatch(variant, pattern)
         ]
         if chosen:  # building a net takes longer than all else here
-            model = _on_meta(variant)
-            rows += [_row(variant, model, weights) for weights in chosen]
+            rows += [_row(variant, _on_meta(variant, weights), weights) for weights in chosen]
     return rows
 
 
@@ -88,7 +87,7 @@ def describe_variant(name: str) -> dict[str, Any]:
 
 def describe(variant: str, weights: Weights | None) -> dict[str, Any]:
     """The same for a record that need not be published yet, or for none."""
-    model = _on_meta(variant)
+    model = _on_meta(variant, weights)
     size = weights.input_size if weights else (3, 224, 224)
     described: dict[str, Any] = {
         "model": variant,
@@ -117,9 +116,10 @@ def describe(variant: str, weights: Weights | None) -> dict[str, Any]:
     }
 
 
-def _on_meta(variant: str) -> WSResNet:
+def _on_meta(variant: str, weights: Weights | None) -> WSResNet:
+    """The net with as many classes as the weights have."""
     with torch.device("meta"):
-        model = timm.create_model(variant)
+        model = timm.create_model(variant, num_classes=weights.num_classes if weights else 1000)
     assert isinstance(model, WSResNet)
     return model
 
@@ -132,7 +132,7 @@ def weights_table() -> str:
     ]
     for weights in WEIGHTS:
         ((data, scores),) = weights.metrics.items()
-        millions = f"{parameter_count(_on_meta(weights.model)) / 1e6:.2f} M"
+        millions = f"{parameter_count(_on_meta(weights.model, weights)) / 1e6:.2f} M"
         lines.append(
             f"| [`{weights.name}`](model_cards/{weights.name}/README.md) | {millions} "
             f"| {scores['top1']:.2f} % ({data}) | {scores['top5']:.2f} % "

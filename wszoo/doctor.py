@@ -25,6 +25,7 @@ REQUIREMENTS: tuple[tuple[str, str, str | None], ...] = (
 )
 _PYTHON = (3, 10)
 _GIB = 2**30
+_DRIVER = Path("/proc/driver/nvidia/version")
 _SHARED_MEMORY = _GIB  # bytes; containers have 64 MiB unless told otherwise
 
 
@@ -36,7 +37,7 @@ class Finding:
         subject: What it is.
         value: What was found.
         ok: Whether the zoo works with it.
-        advice: The way out, in one line, where there is something to do.
+        advice: In one line: the way out, or, where all is well, what would be better still.
     """
 
     subject: str
@@ -45,7 +46,7 @@ class Finding:
     advice: str | None = None
 
     def __str__(self) -> str:
-        verdict = "ok" if self.ok else "BAD"
+        verdict = "BAD" if not self.ok else "note" if self.advice else "ok"
         advice = f"; {self.advice}" if self.advice else ""
         return f"{verdict:<4} {self.subject:<18} {self.value}{advice}"
 
@@ -56,7 +57,7 @@ def diagnose() -> list[Finding]:
         check_python(platform.python_version()),
         *(check_version(*requirement) for requirement in REQUIREMENTS),
         check_torchvision_operators(),
-        check_gpus(),
+        check_gpus(_DRIVER),
         check_cpu(torch.get_num_threads(), _usable_cores()),
         check_shared_memory(Path("/dev/shm")),
         check_hub_cache(Path(constants.HF_HUB_CACHE)),
@@ -106,18 +107,18 @@ def check_torchvision_operators() -> Finding:
     return Finding(subject=subject, value="load")
 
 
-def check_gpus() -> Finding:
-    """The GPUs that torch sees; none is fine unless a driver is there."""
+def check_gpus(driver: Path) -> Finding:
+    """The GPUs that torch sees; none is fine, if a pity where ``driver`` says that there is one."""
     if torch.cuda.is_available():
         found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
         named = ", ".join(f"{gpu.name} ({gpu.total_memory / _GIB:.0f} GiB)" for gpu in found)
         return Finding(subject="gpu", value=named)
     if torch.backends.mps.is_available():
         return Finding(subject="gpu", value="Apple (MPS)")
-    if Path("/proc/driver/nvidia/version").exists():
-        advice = "install a build of torch for your driver, see https://pytorch.org/get-started"
+    if driver.exists():
+        advice = "to use it, install torch for your driver, see https://pytorch.org/get-started"
         value = f"an NVIDIA driver, which torch {torch.__version__} cannot use"
-        return Finding(subject="gpu", value=value, ok=False, advice=advice)
+        return Finding(subject="gpu", value=value, advice=advice)
     return Finding(subject="gpu", value="none")
 
 
@@ -132,7 +133,7 @@ def check_cpu(threads: int, cores: int) -> Finding:
     value = f"{threads} threads on {cores} cores, {torch.backends.cpu.get_cpu_capability()}"
     value += f", bf16 {_native_bf16(Path('/proc/cpuinfo'))}"
     advice = None if threads <= cores else f"set OMP_NUM_THREADS={cores}: more threads only wait"
-    return Finding(subject="cpu", value=value, ok=advice is None, advice=advice)
+    return Finding(subject="cpu", value=value, advice=advice)
 
 
 def _native_bf16(cpuinfo: Path) -> str:
@@ -143,7 +144,7 @@ def _native_bf16(cpuinfo: Path) -> str:
 
 
 def check_shared_memory(folder: Path) -> Finding:
-    """Whether data-loading workers have room to hand over their batches."""
+    """Whether data-loading workers have room to hand over batches; the zoo itself starts none."""
     subject = "shared memory"
     if not folder.is_dir():
         return Finding(subject=subject, value=f"no {folder} on this system")
@@ -151,8 +152,8 @@ def check_shared_memory(folder: Path) -> Finding:
     value = f"{total / _GIB:.2f} GiB at {folder}"
     if total >= _SHARED_MEMORY:
         return Finding(subject=subject, value=value)
-    advice = "start the container with --shm-size=2g, or load data with 0 workers"
-    return Finding(subject=subject, value=value, ok=False, advice=advice)
+    advice = "for DataLoader workers of your own, start the container with --shm-size=2g"
+    return Finding(subject=subject, value=value, advice=advice)
 
 
 def check_hub_cache(folder: Path) -> Finding:

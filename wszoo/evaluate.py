@@ -1,6 +1,6 @@
 """Accuracy of a classifier on photos in class folders, and its predictions on single photos."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,22 @@ def class_count(model: nn.Module) -> int:
     count = model.num_classes
     assert isinstance(count, int)
     return count
+
+
+def class_names(model: nn.Module, weights: Weights | None) -> list[str] | None:
+    """What to call each row of the classifier, by the record or timm's configuration.
+
+    Returns:
+        None where neither names the classes.
+    """
+    if weights is not None:
+        return weights.label_names()
+    cfg: dict[str, Any] = getattr(model, "pretrained_cfg", {})
+    labels = cfg.get("label_names")
+    if not isinstance(labels, (list, tuple)) or len(labels) != class_count(model):
+        return None
+    described = cfg.get("label_descriptions") or {}
+    return [str(described.get(label, label)) for label in labels]
 
 
 def preprocessing(model: nn.Module) -> Callable[[Image.Image], Tensor]:
@@ -131,7 +147,7 @@ def evaluate(
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module, photos: Sequence[Image.Image], top: int = 5
+    model: nn.Module, photos: Iterable[Image.Image], top: int = 5
 ) -> list[list[tuple[int, float]]]:
     """The ``top`` classes of each photo with their probabilities, best first."""
     model.eval()

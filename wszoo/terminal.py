@@ -3,16 +3,19 @@
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, NoReturn
 
 import click
 import timm
+from safetensors import SafetensorError
 from torch import nn
 from tqdm import tqdm
 
 from wszoo.weights import find, record_of
 
 CHECK_FAILED, BAD_DATA, STOPPED = 1, 3, 4  # exit codes; 2 is click's, for usage
+_TRAINED = "`wszoo list --pretrained` shows those with weights"
 
 
 class MainGroup(click.Group):
@@ -21,21 +24,22 @@ class MainGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.exceptions.Exit, click.Abort):  # click's own, which are RuntimeErrors
+        except BrokenPipeError:  # click ends quietly on it
             raise
-        except (ValueError, RuntimeError, FloatingPointError, OSError) as error:
-            if isinstance(error, (BrokenPipeError, RecursionError, NotImplementedError)):
-                raise
+        except (ValueError, FloatingPointError, OSError, SafetensorError) as error:
             fail(error, BAD_DATA)
         except KeyboardInterrupt:
             click.echo("wszoo: stopped", err=True)
             sys.exit(STOPPED)
 
 
-def fail(error: Exception, code: int) -> None:
-    """End the program with the first line of ``error``."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    click.echo(f"wszoo: {lines[0]}", err=True)
+def fail(error: Exception | str, code: int) -> NoReturn:
+    """End the program with the first line of ``error``, and the second if the first announces it.
+
+    ``Error(s) in loading state_dict for ResNet:`` alone would tell nothing.
+    """
+    lines = [*map(str.strip, str(error).strip().splitlines())] or [type(error).__name__]
+    click.echo(f"wszoo: {' '.join(lines[: 1 + lines[0].endswith(':')])}", err=True)
     sys.exit(code)
 
 
@@ -73,22 +77,69 @@ def check_name(name: str) -> str:
     if ":" in name:
         return name  # hf-hub: and local-dir: are timm's to resolve
     model, _, tag = name.partition(".")
-    is_ours = model in timm.list_models(module="ws_resnet")
-    if timm.is_model(model) and not (is_ours and tag):
-        record = record_of(name)
-        return record.name if record else name
-    try:
-        return find(name).name
-    except ValueError as error:
-        raise click.BadParameter(f"{error}; `wszoo list` shows every variant") from error
+    ours = timm.list_models(module="ws_resnet")
+    if not timm.is_model(model):
+        near = get_close_matches(model, ours, cutoff=0.8)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise click.BadParameter(f"no model {model!r}; {hint}`wszoo list` shows every variant")
+    if model in ours and tag:
+        try:
+            return find(name).name
+        except ValueError as error:
+            raise click.BadParameter(f"{error}; {_TRAINED}") from error
+    record = record_of(name)
+    return record.name if record else name
 
 
-name_argument = click.argument(
-    "name", metavar="NAME", callback=lambda _context, _parameter, name: check_name(name)
-)
+def check_ours(name: str) -> str:
+    """The full name of a variant of this zoo or of its weights.
+
+    Raises:
+        click.BadParameter: It is another model.
+    """
+    checked = check_name(name)
+    if checked.partition(".")[0] not in timm.list_models(module="ws_resnet"):
+        raise click.BadParameter(f"{name!r} is not of this zoo; see `wszoo list`")
+    return checked
+
+
+def check_trained(name: str) -> str:
+    """The full name of weights, as far as can be told before anything is loaded.
+
+    Raises:
+        click.BadParameter: The model has none.
+    """
+    checked = check_name(name)
+    if ":" in name or record_of(checked) or timm.is_model_pretrained(checked):
+        return checked
+    raise click.BadParameter(f"{name!r} has no weights; {_TRAINED}")
+
+
+def check_foldable(name: str) -> str:
+    """The full name of weights of this zoo; what a folder or a repository holds comes out later."""
+    return check_trained(name if ":" in name else check_ours(name))
+
+
+def checked_by(check: Callable[[str], str]) -> Callable[..., Any]:
+    """A callback for click that runs a parameter, if given, through ``check``."""
+    return lambda _context, _parameter, name: name and check(name)
+
+
+def name_argument(check: Callable[[str], str]) -> Callable[..., Any]:
+    """The argument NAME, run through ``check``."""
+    return click.argument("name", metavar="NAME", callback=checked_by(check))
 
 
 def load(name: str, **kwargs: Any) -> nn.Module:
-    """The model behind a checked name, in eval mode."""
-    model: nn.Module = timm.create_model(name, **kwargs)
+    """The model behind a checked name, in eval mode.
+
+    Raises:
+        ValueError: It cannot be loaded. timm says so with RuntimeErrors, which elsewhere are bugs.
+    """
+    try:
+        model: nn.Module = timm.create_model(name, **kwargs)
+    except RuntimeError as error:
+        if type(error) is not RuntimeError:  # such as NotImplementedError
+            raise
+        raise ValueError(str(error)) from error
     return model.eval()

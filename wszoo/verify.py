@@ -1,13 +1,18 @@
 """Proving that a weights file is what it should be, and writing folded ones."""
 
+import contextlib
 import copy
 import json
+import math
+import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 
 from wszoo.files import sha256_of
 from wszoo.layers import fold, formula_name, to_formula
@@ -17,7 +22,7 @@ from wszoo.ws_resnet import WSResNet
 
 
 def verify_name(name: str) -> dict[str, Any]:
-    """Locate the weights of a record, check the file, and load it strictly.
+    """Locate the weights of a record and check their file, down to every value.
 
     Raises:
         FileNotFoundError: The file is nowhere to be found.
@@ -32,34 +37,30 @@ def verify_file(path: Path, expected: str | None = None) -> dict[str, Any]:
 
     Args:
         path: A safetensors file.
-        expected: ``"model.tag"`` or ``"model"``; found by its digest or by the ``config.json``
-            beside it where None.
+        expected: ``"model.tag"`` for the published weights, or ``"model"`` for any of that net;
+            found by its digest or by the ``config.json`` beside it where None.
 
     Raises:
         FileNotFoundError: No such file.
         ValueError: Whatever is wrong with it.
     """
-    check_file(path)
+    header = read_header(path)
+    metadata = read_metadata(path)
     digest = sha256_of(path)
     config = _config_beside(path)
     if expected is None:
-        expected = next((w.name for w in WEIGHTS if w.sha256 == digest), None)
-        expected = expected or config.get("architecture")
-    weights = next((w for w in WEIGHTS if w.name == expected), None)
-    ours = config.get("wszoo", {})
-    check_file(
-        path,
-        sha256=weights.sha256 if weights else ours.get("sha256"),
-        dtype=weights.dtype if weights else ours.get("dtype"),
-    )
-    metadata = read_metadata(path)
+        published = next((w.name for w in WEIGHTS if w.sha256 == digest), None)
+        expected = published or _architecture(path, config)
     if metadata.get("folded") == "true" and expected is not None:
         raise ValueError(f"{path} holds folded kernels, not the weights of {expected!r}")
-    declared = weights.formula if weights else ours.get("formula")
-    formula = _check_formula(path, metadata.get("formula"), declared)
-    header = read_header(path)
+    # A variant alone may have weights of its own making: only a tag names one certain file.
+    weights = next((w for w in WEIGHTS if w.name == expected), None)
+    ours = asdict(weights) if weights else config.get("wszoo", {})
+    formula = _check_formula(path, metadata.get("formula"), ours.get("formula"))
     if expected is not None:
         _require_fit(path, expected.split(".")[0], header, formula)
+    check_file(path, sha256=ours.get("sha256"), dtype=ours.get("dtype"))
+    _require_finite(path, header)
     return {
         "file": str(path),
         "sha256": digest,
@@ -67,7 +68,8 @@ def verify_file(path: Path, expected: str | None = None) -> dict[str, Any]:
         "formula": formula or "not stated",
         "folded": metadata.get("folded") == "true",
         "tensors": len(header),
-        "values": sum(_size(entry["shape"]) for entry in header.values()),
+        "values": sum(math.prod(entry["shape"]) for entry in header.values()),
+        "finite": True,
     }
 
 
@@ -76,13 +78,31 @@ def _config_beside(path: Path) -> dict[str, Any]:
     if not config.is_file():
         return {}
     try:
-        content: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{config} is not JSON: {error}; fetch it again") from error
+    ours = content.get("wszoo", {}) if isinstance(content, dict) else None
+    if not isinstance(ours, dict) or not all(isinstance(text, str) for text in ours.values()):
+        raise ValueError(f"{config} is not the configuration of a net; fetch it again")
     return content
 
 
+def _architecture(path: Path, config: dict[str, Any]) -> str | None:
+    name = config.get("architecture")
+    if name is not None and name not in timm.list_models(module="ws_resnet"):
+        raise ValueError(
+            f"{path.with_name('config.json')} names the architecture {name!r}, which is not of "
+            f"this zoo; name one of `wszoo list` with --model"
+        )
+    return name
+
+
 def _check_formula(path: Path, stated: str | None, declared: str | None) -> str | None:
+    for formula in filter(None, (stated, declared)):
+        try:
+            to_formula(formula)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     if stated and declared and to_formula(stated) != to_formula(declared):
         raise ValueError(
             f"{path} says it was trained with the WS formula {stated!r}, its record says "
@@ -92,22 +112,30 @@ def _check_formula(path: Path, stated: str | None, declared: str | None) -> str 
 
 
 def _require_fit(path: Path, model: str, header: dict[str, Any], formula: str | None) -> None:
-    classes = header["fc.weight"]["shape"][0] if "fc.weight" in header else 0
+    if model not in timm.list_models(module="ws_resnet"):
+        raise ValueError(f"{model!r} is not of this zoo; see `wszoo list`")
+    classes = [*header.get("fc.weight", {}).get("shape", []), 1][0]
     with torch.device("meta"):
         net = timm.create_model(model, num_classes=classes, formula=formula)
-    with torch.device("meta"):
-        tensors = {k: torch.empty(entry["shape"]) for k, entry in header.items()}
+        tensors = {key: torch.empty(entry["shape"]) for key, entry in header.items()}
+    wanted, stem = net.state_dict(), f"{net.first_conv}.weight"
     try:
-        adapt_state_dict(tensors, net)
+        adapt_state_dict({k: wanted[k] if k == stem else v for k, v in tensors.items()}, net)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    for key in (stem, "fc.weight", "fc.bias"):  # where adapting is lenient
+        found, right = (tuple(t[key].shape) if key in t else None for t in (tensors, wanted))
+        if found not in (None, right):
+            raise ValueError(f"{path} has {key} of shape {found}, {model!r} has {right or 'none'}")
+    if ("fc.weight" in header) != ("fc.bias" in header):
+        raise ValueError(f"{path} holds half a classifier: fc.weight or fc.bias is missing")
 
 
-def _size(shape: list[int]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
+def _require_finite(path: Path, header: dict[str, Any]) -> None:
+    with safe_open(path, framework="pt") as file:
+        for key in header:
+            if not torch.isfinite(file.get_tensor(key).double()).all():
+                raise ValueError(f"{path}: {key} holds values that are not finite; train it again")
 
 
 @torch.inference_mode()
@@ -116,6 +144,9 @@ def save_folded(model: WSResNet, name: str, output: Path) -> float:
 
     Returns:
         Largest difference of logits on noise, relative to the largest logit.
+
+    Raises:
+        OSError: The file or its folder cannot be written; nothing is left half-written.
     """
     folded = fold(copy.deepcopy(model).eval())
     metadata = {
@@ -124,10 +155,39 @@ def save_folded(model: WSResNet, name: str, output: Path) -> float:
         "model": name,
         "formula": formula_name(model.formula),
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in folded.state_dict().items()}, output, metadata)
-    folded.load_state_dict(load_file(output))
+    content = save({k: v.contiguous() for k, v in folded.state_dict().items()}, metadata)
+    folded.load_state_dict(_write(content, output))
     size = model.pretrained_cfg["input_size"]
     noise = torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
     before, after = model(noise), folded(noise)
     return float((before - after).abs().max() / before.abs().max())
+
+
+def _write(content: bytes, output: Path) -> dict[str, torch.Tensor]:
+    """Put a file in place whole, and say what it holds."""
+    make_folder(output.parent)
+    aside = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        aside.write_bytes(content)
+        tensors = load_file(aside)
+        aside.replace(output)
+    except OSError as error:
+        raise OSError(f"cannot write {output}: {error.strerror}; name another file") from error
+    finally:
+        with contextlib.suppress(OSError):  # such as a name that is too long to be looked up
+            aside.unlink(missing_ok=True)
+    return tensors
+
+
+def make_folder(folder: Path) -> None:
+    """Make sure that there is such a folder.
+
+    Raises:
+        OSError: It cannot be made; the message names it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"cannot make the folder {folder}: {error.strerror}; name another one"
+        ) from error

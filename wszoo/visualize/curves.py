@@ -1,6 +1,5 @@
 """Lines over one another, each named where it ends, so that no legend has to be decoded."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
