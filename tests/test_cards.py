@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 import yaml
 
 from train.recipes import RECIPES
@@ -35,6 +36,18 @@ def test_the_record_the_results_and_the_config_agree(weights: Weights) -> None:
     }
     assert config["num_classes"] == weights.num_classes
     assert config["pretrained_cfg"]["input_size"] == list(weights.input_size)
+
+
+@every_weights
+def test_packaged_weights_give_the_logits_they_were_published_with(weights: Weights) -> None:
+    size = weights.input_size[-1]
+    ramp = torch.linspace(-1, 1, 3 * size * size).view(1, 3, size, size)
+
+    with torch.inference_mode():
+        logits = timm.create_model(weights.name, pretrained=True).eval()(ramp)[0, :8]
+
+    published = torch.tensor(read_results(CARDS / weights.name)["logits_of_ramp"])
+    torch.testing.assert_close(logits, published, rtol=1e-3, atol=1e-3)
 
 
 @every_weights

@@ -61,7 +61,11 @@ def test_every_command_is_tried() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in COMMANDS],
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in COMMANDS
+        if name != "demo"
+    ],
 )
 def test_a_command_does_its_work_and_reports_as_json(
     command: str, photo: Path, data: Path, tmp_path: Path

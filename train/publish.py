@@ -13,9 +13,10 @@ from typing import Any
 
 import click
 import timm
+import torch
 from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
-from torch import Tensor
+from torch import Tensor, nn
 
 from train.pretrain import Photos, top1
 from wszoo.cards import read_results, render_card
@@ -91,10 +92,23 @@ def export(run: Path, pixels: int) -> tuple[Weights, dict[str, Any]]:
     }
 
 
-def measure(weights: Weights, data: Path) -> dict[str, Any]:
+def load_exported(weights: Weights) -> nn.Module:
+    """The exported net, before its record is known to the package."""
+    cfg = weights.pretrained_cfg(first_conv="conv1", classifier="fc").to_dict()
+    model: nn.Module = timm.create_model(weights.model, pretrained=True, pretrained_cfg=cfg)
+    return model.eval()
+
+
+@torch.inference_mode()
+def logits_of_ramp(model: nn.Module, pixels: int) -> list[float]:
+    """Eight logits of an image of ramps, by which anyone can tell the net again."""
+    ramp = torch.linspace(-1, 1, 3 * pixels * pixels).view(1, 3, pixels, pixels)
+    logits: list[float] = model(ramp)[0, :8].tolist()
+    return [round(value, 4) for value in logits]
+
+
+def measure(model: nn.Module, weights: Weights, data: Path) -> dict[str, float]:
     """What ``wszoo eval`` will print for the exported file."""
-    cfg = weights.pretrained_cfg(first_conv="conv1", classifier="fc")
-    model = timm.create_model(weights.model, pretrained=True, pretrained_cfg=cfg.to_dict())
     images = read_labelled_images(data, "val")
     targets = targets_for(images, weights, weights.num_classes)
     result = evaluate(model, images, targets)
@@ -160,7 +174,9 @@ def main(run: Path | None, data: Path | None, cards: bool) -> None:
     pixels = max(by_pixels, key=lambda size: by_pixels[size])
     weights, results = export(run, pixels)
     results["held_out_by_pixels"] = by_pixels
-    results["evaluation"] = measure(weights, data)
+    model = load_exported(weights)
+    results["logits_of_ramp"] = logits_of_ramp(model, pixels)
+    results["evaluation"] = measure(model, weights, data)
     metrics = {key: results["evaluation"][key] for key in ("top1", "top5")}
     weights = Weights(**{**asdict(weights), "metrics": {"Tiny ImageNet val": metrics}})
     folder = write_card_folder(weights, results)
