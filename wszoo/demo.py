@@ -26,9 +26,9 @@ from wszoo.weights import ASSETS, find
 
 MODEL = "resnet18_gn_ws"
 BATCH_SIZE = 2
-EPOCHS = 4
+EPOCHS = 3
 LEARNING_RATE = 4e-4
-CROP_PIXELS = 96
+CROP_PIXELS = 80
 SHOWN = 24  # photos on each contact sheet
 
 Progress = Callable[[Any, int, str], Any]  # wraps an iterable of known length, as tqdm does
@@ -140,7 +140,9 @@ def fine_tune(
     """Train with batches of two, judging by the held-out photos after each epoch."""
     torch.manual_seed(0)
     model = timm.create_model(MODEL, pretrained=pretrained, num_classes=len(photos.classes))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.02)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=LEARNING_RATE, weight_decay=0.02, fused=True
+    )
     pixels = torch.from_numpy(photos.decode(CROP_PIXELS))
     targets = torch.tensor(photos.targets)
     steps = len(photos) // BATCH_SIZE
