@@ -15,7 +15,7 @@ from timm.models import PretrainedCfg, resolve_pretrained_cfg
 from torch import Tensor
 
 from wszoo.layers import FORMULAS, WSFormula, formula_name, standardize_weight, to_formula
-from wszoo.weights import WEIGHTS_FILE, check_file, locate, read_metadata, record_of
+from wszoo.weights import WEIGHTS_FILE, check_file, locate, read_header, read_metadata, record_of
 
 _logger = logging.getLogger(__name__)
 
@@ -55,6 +55,8 @@ def resolve_source(
         if pretrained:
             _refuse_pickle(cfg)
             declared = _declared_by_file(cfg.file)
+            if "num_classes" not in (overlay or {}):
+                cfg = _with_classes_of_file(cfg)
     elif record := record_of(f"{variant}.{cfg.tag}"):
         declared = record.formula
         if pretrained:
@@ -62,6 +64,12 @@ def resolve_source(
     elif pretrained:
         raise RuntimeError(f"no weights exist for {variant!r} yet; use pretrained=False")
     return cfg, _agree(formula, declared, cfg, pretrained)
+
+
+def _with_classes_of_file(cfg: PretrainedCfg) -> PretrainedCfg:
+    """A file laid over a variant has its own number of classes, not that of the variant's tag."""
+    classifier = read_header(Path(cfg.file)).get(f"{cfg.classifier}.weight") if cfg.file else None
+    return dataclasses.replace(cfg, num_classes=classifier["shape"][0]) if classifier else cfg
 
 
 def _refuse_pickle(cfg: PretrainedCfg) -> None:
