@@ -11,12 +11,13 @@ from pathlib import Path
 import click
 
 from wszoo.datasets import LabelledImages, read_labelled_images
+from wszoo.terminal import OneLineErrors
 from wszoo.weights import ASSETS
 
 TRAIN_PER_CLASS, VAL_PER_CLASS = 36, 20
 
 
-@click.command()
+@click.command(cls=OneLineErrors)
 @click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def main(data: Path) -> None:
     """Write the first photos of each class under DATA to wszoo/assets/clothing."""

@@ -27,6 +27,7 @@ from tqdm import tqdm
 import wszoo
 from train.recipes import RECIPES, Recipe
 from wszoo.datasets import read_labelled_images
+from wszoo.terminal import OneLineErrors, check_name
 from wszoo.training.augment import CROP_DRAWS, random_resized_crops, resize
 from wszoo.training.checkpoint import load_checkpoint, save_checkpoint
 from wszoo.training.engine import train
@@ -268,8 +269,14 @@ def code_version() -> str:
     return result.stdout.strip() or "unknown"
 
 
-@click.command()
-@click.option("--model", default="resnet18_gn_ws", show_default=True, help="Variant to train.")
+@click.command(cls=OneLineErrors)
+@click.option(
+    "--model",
+    default="resnet18_gn_ws",
+    show_default=True,
+    callback=lambda _context, _parameter, name: check_name(name).split(".")[0],
+    help="Variant to train.",
+)
 @click.option("--recipe", type=click.Choice(sorted(RECIPES)), required=True)
 @click.option("--data", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--output-dir", type=click.Path(path_type=Path), required=True)

@@ -24,6 +24,7 @@ from wszoo.datasets import read_labelled_images
 from wszoo.describe import weights_table
 from wszoo.evaluate import evaluate, targets_for
 from wszoo.files import sha256_of
+from wszoo.terminal import OneLineErrors
 from wszoo.training.checkpoint import load_checkpoint
 from wszoo.visualize import draw_curves
 from wszoo.weights import ASSETS, WEIGHTS, WEIGHTS_FILE, Weights
@@ -159,7 +160,7 @@ def render_all() -> None:
     readme.write_text(before + table + after, encoding="utf-8")
 
 
-@click.command()
+@click.command(cls=OneLineErrors)
 @click.argument("run", type=click.Path(path_type=Path, exists=True), required=False)
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="Tiny ImageNet.")
 @click.option("--cards", is_flag=True, help="Only render the cards and the README's table again.")

@@ -18,8 +18,8 @@ CHECK_FAILED, BAD_DATA, STOPPED = 1, 3, 4  # exit codes; 2 is click's, for usage
 _TRAINED = "`wszoo list --pretrained` shows those with weights"
 
 
-class MainGroup(click.Group):
-    """A group whose commands tell of mendable errors in one line, without a traceback."""
+class OneLineErrors(click.Command):
+    """A command that tells of mendable errors in one line, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -31,6 +31,10 @@ class MainGroup(click.Group):
         except KeyboardInterrupt:
             click.echo("wszoo: stopped", err=True)
             sys.exit(STOPPED)
+
+
+class MainGroup(OneLineErrors, click.Group):
+    """A group of which that is true for every command."""
 
 
 def fail(error: Exception | str, code: int) -> NoReturn:

@@ -98,8 +98,18 @@ def test_a_folder_of_another_run_is_refused(data: Path, tmp_path: Path) -> None:
     other = [*command(data, run)[:3], "e3_tin200", *command(data, run)[4:]]
     result = CliRunner().invoke(main, other)
 
-    assert isinstance(result.exception, (ValueError, SystemExit))
+    assert result.exit_code == 3
+    assert "holds a run with recipe 'smoke', not 'e3_tin200'" in result.stderr
     assert weights_of(run)  # what was there stays
+
+
+def test_an_unknown_model_is_a_usage_error(data: Path, tmp_path: Path) -> None:
+    words = ["--model", "resnet19_gn_ws", *command(data, tmp_path)[2:]]
+
+    result = CliRunner().invoke(main, words)
+
+    assert result.exit_code == 2
+    assert "resnet19_gn_ws" in result.output
 
 
 def test_every_epoch_is_logged_once_even_if_the_log_ran_ahead(data: Path, tmp_path: Path) -> None:
