@@ -54,8 +54,8 @@ class Recipe:
 
 
 # Muon learns more per photo than SGD: three epochs on 40 of the classes at 48 px reached 26.9 % of
-# held-out photos, SGD with a rate of 0.2 reached 22.3 %. Six epochs are two hours on two cores
-# that are shared with other work.
+# held-out photos, SGD with a rate of 0.2 reached 22.3 %. Six epochs took 1.6 hours on two cores
+# that were shared with other work.
 E6_TIN200 = Recipe(
     phases=((4, 64), (2, 80)),
     batch_size=256,
