@@ -123,6 +123,7 @@ def _recipe(results: dict[str, Any]) -> str:
     train = f"--model {results['model']} --recipe {results['recipe_name']}"
     recipe = "\n".join(f"| `{key}` | {value} |" for key, value in results["recipe"].items())
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    remark = f"\n\n{results['remark']}" if "remark" in results else ""
     sizes = ", ".join(f"{top1} % at {px}" for px, top1 in results["held_out_by_pixels"].items())
     epochs = "\n".join(
         f"| {row['epoch']} | {row['pixels']} | {row['loss']:.3f} "
@@ -152,7 +153,7 @@ after each epoch:
 | --- | --- | --- | --- | --- |
 {epochs}
 
-Held-out top-1 of the final weights by evaluation size: {sizes} pixels."""
+Held-out top-1 of the final weights by evaluation size: {sizes} pixels.{remark}"""
 
 
 def _limits(weights: Weights) -> str:
