@@ -53,8 +53,8 @@ class Recipe:
         raise ValueError(f"the recipe has {self.epochs} epochs, there is no epoch {epoch}")
 
 
-# Muon, for it learned more per photo than SGD in a short trial that is not kept here. The rate stays
-# flat for long, so that a run can be prolonged.
+# Muon, for it learned more per photo than SGD in a short trial that is not kept here. The rate
+# stays flat for long, so that a run can be prolonged.
 E6_TIN200 = Recipe(
     phases=((4, 64), (2, 80)),
     batch_size=256,
