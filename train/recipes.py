@@ -64,7 +64,7 @@ E6_TIN200 = Recipe(
     test_size=112,
 )
 
-E16_TIN200 = replace(E6_TIN200, phases=((10, 64), (6, 80)))
+E14_TIN200 = replace(E6_TIN200, phases=((10, 64), (4, 80)))
 
 # Enough for the test net, which has 0.3 million parameters in its body.
 E3_TIN200 = replace(E6_TIN200, phases=((3, 64),), test_size=64)
@@ -72,6 +72,6 @@ E3_TIN200 = replace(E6_TIN200, phases=((3, 64),), test_size=64)
 RECIPES: dict[str, Recipe] = {
     "e3_tin200": E3_TIN200,
     "e6_tin200": E6_TIN200,
-    "e16_tin200": E16_TIN200,
+    "e14_tin200": E14_TIN200,
     "smoke": replace(E6_TIN200, phases=((1, 32), (1, 40)), batch_size=8, test_size=32),
 }
