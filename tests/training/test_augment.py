@@ -1,9 +1,19 @@
+import random
+from typing import Literal
+
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
-from wszoo.training.augment import CROP_DRAWS, random_resized_crops, resize
+from wszoo.training.augment import (
+    CROP_DRAWS,
+    ERASING_DRAWS,
+    random_erasing,
+    random_resized_crops,
+    resize,
+)
 
 
 def photos(count: int = 4, height: int = 20, width: int = 20) -> Tensor:
@@ -124,3 +134,115 @@ def test_resize_keeps_pixels_within_their_range_and_flat_photos_flat(size: int) 
     assert resized.min() >= 0
     assert resized.max() <= 255
     torch.testing.assert_close(resize(flat, size), torch.full((1, 3, size, size), 93.0))
+
+
+def erasing_draws(count: int, **fixed: float) -> Tensor:
+    """Random draws with some of them fixed, by what they decide."""
+    uniforms = torch.rand(count, ERASING_DRAWS, dtype=torch.float64)
+    for index, name in enumerate(("erased", "area", "aspect", "y", "x")):
+        if name in fixed:
+            uniforms[:, index] = fixed[name]
+    return uniforms
+
+
+def boxes_of(erased: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Top, left, height and width of what was erased from images of ones."""
+    inside = erased[:, 0] != 1
+    rows, columns = inside.any(2), inside.any(1)
+    height, width = rows.sum(1), columns.sum(1)
+    assert torch.equal(inside.sum((1, 2)), height * width), "what is erased is one box"
+    assert (erased.eq(1).all(1) == ~inside).all(), "of all channels"
+    return rows.double().argmax(1), columns.double().argmax(1), height, width
+
+
+def test_as_many_images_are_erased_as_asked_for() -> None:
+    images = torch.ones(4000, 1, 8, 8)
+
+    erased = random_erasing(images, erasing_draws(4000, area=0.9), prob=0.3, mode="const")
+
+    assert (erased != 1).any(dim=(1, 2, 3)).double().mean() == pytest.approx(0.3, abs=0.03)
+    assert (images == 1).all(), "the images that were given stay as they are"
+    assert torch.equal(random_erasing(images, erasing_draws(4000), prob=0), images)
+
+
+def test_boxes_have_the_area_and_aspect_asked_for_and_lie_anywhere() -> None:
+    images = torch.ones(1000, 2, 100, 80)
+
+    erased = random_erasing(
+        images, erasing_draws(1000), prob=1, mode="const", area=(0.1, 0.2), aspect=(0.5, 2)
+    )
+
+    top, left, height, width = boxes_of(erased)
+    share, aspect = height * width / 8000, height / width
+    assert 0.095 < share.min() < 0.105
+    assert 0.195 < share.max() < 0.205
+    assert share.mean() == pytest.approx(0.15, abs=0.004)
+    assert 0.48 < aspect.min() < 0.55
+    assert 1.85 < aspect.max() < 2.08
+    assert aspect.log().mean() == pytest.approx(0, abs=0.05)
+    assert top.min() == left.min() == 0
+    assert (top + height).max() == 100
+    assert (left + width).max() == 80
+    spread = top / (100 - height)
+    assert spread.mean() == pytest.approx(0.5, abs=0.04)
+
+
+def test_erased_boxes_are_spread_as_those_of_timm() -> None:
+    images = torch.ones(3000, 1, 60, 60)
+    random.seed(0)
+    theirs = RandomErasing(probability=1, mode="const", device="cpu")(images.clone())
+
+    ours = random_erasing(images, erasing_draws(3000), prob=1, mode="const")
+
+    for mine, other in zip(boxes_of(ours), boxes_of(theirs), strict=True):
+        quantiles = torch.linspace(0.05, 0.95, 10, dtype=torch.float64)
+        torch.testing.assert_close(
+            mine.double().quantile(quantiles), other.double().quantile(quantiles), rtol=0, atol=2.5
+        )
+
+
+def test_a_box_larger_than_the_image_is_cut_to_it() -> None:
+    images = torch.ones(1, 1, 10, 10)
+
+    erased = random_erasing(
+        images, erasing_draws(1, area=1, aspect=1, y=0.5), prob=1, mode="const", area=(0, 0.9)
+    )
+
+    _, _, height, width = boxes_of(erased)
+    assert (height.item(), width.item()) == (10, 5)
+
+
+def test_noise_is_normal_and_other_for_every_image_channel_and_pixel() -> None:
+    images = torch.full((300, 3, 20, 20), torch.nan, dtype=torch.float64)
+
+    everything = erasing_draws(300, erased=0, area=1, aspect=0.5)
+    noise = random_erasing(images, everything, prob=1, area=(0, 1)).flatten(1)
+
+    assert noise.mean() == pytest.approx(0, abs=0.01)
+    assert noise.std() == pytest.approx(1, abs=0.01)
+    assert (noise**4).mean() == pytest.approx(3, abs=0.05)
+    likeness = torch.corrcoef(noise) - torch.eye(300)
+    assert likeness.abs().max() < 6 / 1200**0.5
+    for step in (1, 20, 400):  # to the next column, row and channel
+        assert abs((noise[:, step:] * noise[:, :-step]).mean()) < 0.01
+
+
+@pytest.mark.parametrize("mode", ["pixel", "const"])
+def test_what_is_erased_of_an_image_depends_on_its_own_draws_alone(
+    mode: Literal["pixel", "const"],
+) -> None:
+    images, uniforms = torch.randn(33, 3, 17, 19), erasing_draws(33).float()
+    order = torch.randperm(33)[:5]
+
+    together = random_erasing(images, uniforms, prob=0.7, mode=mode)
+
+    others = random_erasing(images[order], uniforms[order], prob=0.7, mode=mode)
+    alone = random_erasing(images[3:4], uniforms[3:4], prob=0.7, mode=mode)
+    assert torch.equal(others, together[order])
+    assert torch.equal(alone, together[3:4])
+    assert not torch.equal(together, images)
+
+
+def test_an_unknown_way_of_erasing_is_refused() -> None:
+    with pytest.raises(ValueError, match="mode must be 'pixel' or 'const', got 'rand'"):
+        random_erasing(photos(), erasing_draws(4), prob=1, mode="rand")  # type: ignore[arg-type]
