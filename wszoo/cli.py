@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from wszoo.describe import describe_variant, list_rows
+from wszoo.shards_cli import shards
 from wszoo.terminal import (
     CHECK_FAILED,
     MainGroup,
@@ -279,3 +280,6 @@ def bench(model: str, against: str, rounds: int, threads: int | None, as_json: b
     threads = threads or torch.get_num_threads()
     result = compare(model, against=against, rounds=rounds, threads=threads)
     report(as_json, result.to_json(), lambda: str(result))
+
+
+main.add_command(shards)

@@ -6,5 +6,16 @@ from wszoo.datasets.classification import (
     open_image,
     read_labelled_images,
 )
+from wszoo.datasets.shards import ShardedImages, open_shards
+from wszoo.datasets.stored import StoredImages, store_images
 
-__all__ = ["LabelledImages", "find_images", "open_image", "read_labelled_images"]
+__all__ = [
+    "LabelledImages",
+    "ShardedImages",
+    "StoredImages",
+    "find_images",
+    "open_image",
+    "open_shards",
+    "read_labelled_images",
+    "store_images",
+]
