@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from wszoo.training.checkpoint import load_checkpoint, save_checkpoint
+from wszoo.training import checkpoint
+from wszoo.training.checkpoint import POINTS, Saver, load_checkpoint, save_checkpoint
 
 
 def state(step: int) -> dict[str, Any]:
@@ -170,3 +171,80 @@ def test_a_kill_while_saving_leaves_the_one_before(step: int, tmp_path: Path) ->
     save_checkpoint(tmp_path, 2, state(2))
     assert folders(tmp_path) == ["step-00000001", "step-00000002"]
     assert loaded_step(tmp_path) == 2
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("step", [2, 3], ids=["same step", "next step"])
+def test_a_kill_at_any_point_of_a_save_loses_no_step(
+    point: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for earlier in (1, 2):
+        save_checkpoint(tmp_path, earlier, state(earlier))
+
+    def kill(reached: str) -> None:
+        if reached == point:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "on_point", kill)
+        with pytest.raises(Killed):
+            save_checkpoint(tmp_path, step, state(step))
+
+    assert loaded_step(tmp_path) >= 2
+    save_checkpoint(tmp_path, 4, state(4))
+    assert loaded_step(tmp_path) == 4
+    assert not [*tmp_path.glob(".*")], "left-overs are cleared away"
+
+
+def test_the_best_stays_beside_the_newest(tmp_path: Path) -> None:
+    for step in range(1, 6):
+        save_checkpoint(tmp_path, step, state(step), best_step=2)
+
+    assert folders(tmp_path) == ["step-00000002", "step-00000004", "step-00000005"]
+
+
+def test_those_passed_over_are_named(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 1, state(1))
+    torn = save_checkpoint(tmp_path, 2, state(2))
+    damage(torn, "cut short")
+    named: list[Path] = []
+
+    load_checkpoint(tmp_path, on_damaged=named.append)
+
+    assert named == [torn]
+
+
+def test_what_changes_after_a_save_began_is_not_in_it(tmp_path: Path) -> None:
+    moving = {"step": 1, "nested": [{"weight": torch.zeros(1000)}]}
+    saver = Saver(tmp_path)
+
+    saver.save(1, moving)
+    moving["nested"][0]["weight"].fill_(1.0)  # type: ignore[index]
+    saver.wait()
+
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    assert torch.equal(loaded[0]["nested"][0]["weight"], torch.zeros(1000))
+
+
+def test_a_save_that_failed_is_told_by_the_next_call_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saver = Saver(tmp_path)
+    saver.save(1, state(1))
+    saver.wait()
+
+    def full(_: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "on_point", full)
+        saver.save(2, state(2))
+        with pytest.raises(OSError, match=r"cannot save \S+step-00000002: No space left on device"):
+            saver.wait()
+
+    saver.wait()
+    assert folders(tmp_path) == ["step-00000001"]
+    saver.save(3, state(3))
+    saver.wait()
+    assert loaded_step(tmp_path) == 3
