@@ -1,297 +1,245 @@
-"""Pretrain a variant on a classification set: ``python -m train.pretrain --help``.
+"""Pretrain a net on a classification set: ``python -m train.pretrain --help``.
 
-A run is resumed by repeating its command; it goes on with the very next photo.
+Alone or under torchrun. However a run ends, repeating its command goes on with it.
 """
 
-import hashlib
-import json
-import platform
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import timm
 import torch
-import torch.nn.functional as F
-from timm.optim import Muon
-from torch import Tensor, nn
-from tqdm import tqdm
+from timm.data import resolve_model_data_config
+from torch import nn
 
-import wszoo
-from train.recipes import RECIPES, Recipe
-from wszoo.datasets import read_labelled_images
+from train.recipes import RECIPES
 from wszoo.terminal import OneLineErrors, check_name
-from wszoo.training.augment import CROP_DRAWS, random_resized_crops, resize
-from wszoo.training.checkpoint import load_checkpoint, save_checkpoint
-from wszoo.training.engine import train
-from wszoo.training.sampler import epoch_order, epoch_uniforms
-
-MEAN = torch.tensor(wszoo.Weights.mean).view(3, 1, 1) * 255
-STD = torch.tensor(wszoo.Weights.std).view(3, 1, 1) * 255
-STORED_PIXELS = 64
-HELD_OUT_PER_CLASS = 25
-STOPPED = 4  # exit code
-
-
-class Photos:
-    """A split decoded once into a memory-mapped array, beside the runs that use it.
-
-    Attributes:
-        pixels: ``(N, 64, 64, 3)`` uint8.
-        targets: ``(N,)``.
-        classes: Names of the class folders.
-    """
-
-    def __init__(self, data: Path, split: str, cache: Path) -> None:
-        key = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:12]
-        array, labels = cache / f"{key}-{split}.npy", cache / f"{key}-{split}.json"
-        if not labels.exists():
-            cache.mkdir(parents=True, exist_ok=True)
-            images = read_labelled_images(data, split)
-            np.save(array, images.decode(STORED_PIXELS))
-            labels.write_text(json.dumps({"targets": images.targets, "classes": images.classes}))
-        meta = json.loads(labels.read_text())
-        self.pixels: np.ndarray = np.load(array, mmap_mode="r")
-        self.targets = torch.tensor(meta["targets"])
-        self.classes: list[str] = meta["classes"]
-
-    def hold_out(self) -> tuple[np.ndarray, np.ndarray]:
-        """Indices to train on, and those kept to choose by: the last few photos of each class."""
-        kept = [
-            (self.targets == target).nonzero()[-HELD_OUT_PER_CLASS:, 0]
-            for target in range(len(self.classes))
-        ]
-        held = torch.cat(kept).numpy()
-        return np.setdiff1d(np.arange(len(self.targets)), held), held
+from wszoo.training.batches import BatchPlan, plan_batches
+from wszoo.training.classify import Classification
+from wszoo.training.declaration import declare, hardware, note_start
+from wszoo.training.distributed import Ranks, core_count, join_ranks
+from wszoo.training.engine import DTYPES, Learner
+from wszoo.training.lock import only_writer
+from wszoo.training.recipe import Recipe, make_optimizer
+from wszoo.training.run import Limits, Run
+from wszoo.training.runlog import RunLog
+from wszoo.training.sources import open_source
 
 
-class Run:
-    """One pretraining run: what it trains, where it stands, and how that is saved."""
-
-    def __init__(self, model: str, recipe: Recipe, photos: Photos, output: Path) -> None:
-        self.recipe, self.photos, self.output = recipe, photos, output
-        self.train, self.held = photos.hold_out()
-        torch.manual_seed(recipe.seed)
-        self.model = timm.create_model(model, num_classes=len(photos.classes)).train()
-        self.optimizer = make_optimizer(self.model, recipe)
-        self.steps_per_epoch = len(self.train) // recipe.batch_size
-        self.steps = self.steps_per_epoch * recipe.epochs
-        self.step = 0
-        self.seconds = 0.0
-        self.losses: list[float] = []  # of the current epoch
-        self.log: list[dict[str, Any]] = []  # one row per finished epoch
-
-    def save(self) -> None:
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-            "losses": self.losses,
-            "log": self.log,
-        }
-        save_checkpoint(self.output, self.step, state)
-
-    def resume(self) -> None:
-        """Go on where the newest checkpoint stands, if there is one."""
-        loaded = load_checkpoint(self.output)
-        if loaded is not None:
-            state, _ = loaded
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.seconds = state["step"], state["seconds"]
-            self.losses, self.log = state["losses"], state["log"]
-            self.write_log()
-
-    def write_log(self) -> None:
-        """The rows as the checkpoint has them, whatever a killed run left behind."""
-        rows = "".join(json.dumps(row) + "\n" for row in self.log)
-        (self.output / "metrics.jsonl").write_text(rows)
-
-    def finish_epoch(self) -> dict[str, Any]:
-        """Judge by the held-out photos, log that, and save."""
-        epoch = self.step // self.steps_per_epoch
-        row = {
-            "epoch": epoch,
-            "step": self.step,
-            "pixels": self.recipe.size_at(epoch - 1),
-            "loss": round(float(np.mean(self.losses)), 4),
-            "held_out_top1": round(self.held_out_top1(), 2),
-            "seconds": round(self.seconds, 1),
-        }
-        self.log.append(row)
-        self.losses = []
-        self.write_log()
-        self.save()
-        return row
-
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """What is left of ``epoch``: crops ``(N, 3, S, S)`` and targets ``(N,)``."""
-        size = self.recipe.size_at(epoch)
-        order = epoch_order(self.recipe.seed, epoch, len(self.train))
-        draws = epoch_uniforms(self.recipe.seed, epoch, len(self.train), CROP_DRAWS)
-        for index in range(self.step % self.steps_per_epoch, self.steps_per_epoch):
-            chosen = np.sort(order[index * self.recipe.batch_size :][: self.recipe.batch_size])
-            photos = self.train[chosen]
-            images = normalise(to_floats(self.photos.pixels[photos]))
-            uniforms = torch.from_numpy(draws[chosen])
-            crops = random_resized_crops(images, uniforms, size, scale=self.recipe.crop_scale)
-            yield crops, self.photos.targets[photos]
-
-    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        images, targets = batch
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = model(images)
-        return F.cross_entropy(logits.float(), targets, label_smoothing=self.recipe.label_smoothing)
-
-    def held_out_top1(self) -> float:
-        """Top-1 in percent on the photos that are kept to choose by."""
-        pixels, targets = self.photos.pixels[self.held], self.photos.targets[self.held]
-        return top1(self.model, pixels, targets, self.recipe.test_size)
+def make_model(name: str, recipe: Recipe, num_classes: int) -> nn.Module:
+    """The net with fresh weights that ``recipe.seed`` decides, ready to train."""
+    torch.manual_seed(recipe.seed)
+    more: dict[str, Any] = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
+    model: nn.Module = timm.create_model(name, num_classes=num_classes, **more)
+    if recipe.linear_probe:
+        model.requires_grad_(False)
+        classifier_of(model).requires_grad_(True)
+    return model.train()
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    kernels = [p for p in model.parameters() if p.ndim == 4]
-    others = [p for p in model.parameters() if p.ndim != 4]
-    groups: list[dict[str, Any]] = [
-        {"params": kernels, "lr": recipe.lr, "weight_decay": recipe.weight_decay},
-        {"params": others, "lr": recipe.head_lr, "weight_decay": 0.0, "use_fallback": True},
-    ]
-    return Muon(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True)
+def classifier_of(model: nn.Module) -> nn.Module:
+    """The last layer of a timm model."""
+    classifier = model.get_classifier()  # type: ignore[operator]
+    assert isinstance(classifier, nn.Module)
+    return classifier
 
 
-def to_floats(pixels: np.ndarray) -> Tensor:
-    """``(N, H, W, 3)`` uint8 to ``(N, 3, H, W)`` in 0..255."""
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+def prefers_channels_last(model: nn.Module, recipe: Recipe, plan: BatchPlan, ranks: Ranks) -> bool:
+    """Whether a forward and backward pass is faster in that layout, here and now."""
+    pixels, device = recipe.size_at(0), ranks.device
+    images = torch.randn((plan.micro_batch_size, 3, pixels, pixels), device=device)
+    half = recipe.precision != "fp32"
+    seconds: dict[bool, float] = {}
+    for last in (False, True, False, True):  # the first of each warms up
+        layout = torch.channels_last if last else torch.contiguous_format
+        model.to(memory_format=layout)
+        given = images.contiguous(memory_format=layout)
+        started = time.perf_counter()
+        with torch.autocast(device.type, DTYPES[recipe.precision], enabled=half):
+            loss = model(given).float().square().mean()
+        loss.backward()
+        for parameter in classifier_of(model).parameters():
+            assert parameter.grad is not None
+            parameter.grad.sum().item()  # waits for a GPU
+        seconds[last] = time.perf_counter() - started
+    model.zero_grad()
+    return ranks.share(seconds[True] < 0.98 * seconds[False])
 
 
-def normalise(images: Tensor) -> Tensor:
-    return images.sub_(MEAN).div_(STD)
+def plan_rows(
+    name: str, recipe: Recipe, task: Classification, model: nn.Module, more: dict[str, str]
+) -> dict[str, str]:
+    """What is about to be done, for people."""
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    steps = task.steps_per_epoch * recipe.epochs
+    phases = ", ".join(f"{epochs} at {size} px" for epochs, size in recipe.phases)
+    classes = task.source.num_classes
+    return {
+        "model": f"{name}, {count / 1e6:.1f} M parameters to train",
+        "photos": f"{len(task.source):,} of {classes} classes; "
+        f"{task.source.held_out_count:,} kept to choose by",
+        "batch": str(task.plan),
+        "steps": f"{steps:,} = {recipe.epochs} epochs x {task.steps_per_epoch:,}",
+        "images": f"epochs: {phases}; evaluated at {recipe.test_size} px",
+        "optimizer": f"{recipe.optimizer}, peak rate {recipe.lr:g}, {recipe.schedule}",
+        "precision": recipe.precision + (f", EMA {recipe.ema}" if recipe.ema else ""),
+        **more,
+    }
 
 
-@torch.inference_mode()
-def top1(model: nn.Module, pixels: np.ndarray, targets: Tensor, size: int) -> float:
-    """Percent of photos whose class is rated highest, at ``size`` pixels."""
-    model.eval()
-    correct = 0
-    for start in range(0, len(pixels), 250):
-        images = normalise(resize(to_floats(pixels[start : start + 250]), size))
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = model(images)
-        correct += int((logits.argmax(1) == targets[start : start + 250]).sum())
-    model.train()
-    return 100 * correct / len(pixels)
-
-
-def pretrain(run: Run, *, save_minutes: float, epochs: int | None = None) -> None:
-    """Train to the end of the recipe, or of ``epochs``, saving now and then and when stopped."""
-    signals: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: signals.append(received))
-    clock = saved = time.monotonic()
-
-    def on_step(step: int, loss: float) -> None:
-        nonlocal clock, saved
-        now = time.monotonic()
-        run.step, run.seconds, clock = step, run.seconds + now - clock, now
-        run.losses.append(loss)
-        if signals or now - saved > 60 * save_minutes:
-            run.save()
-            saved = now
-        if signals:
-            click.echo(f"stopped at step {step}; repeat the command to go on", err=True)
-            sys.exit(STOPPED)
-
-    while run.step < run.steps_per_epoch * (epochs or run.recipe.epochs):
-        # A run that was stopped after the last step of an epoch has only that epoch's log to write.
-        if not (run.losses and run.step % run.steps_per_epoch == 0):
-            train_epoch(run, on_step)
-        click.echo(json.dumps(run.finish_epoch()))
-        clock = time.monotonic()
-
-
-def train_epoch(run: Run, on_step: Callable[[int, float], None]) -> None:
-    """Take what is left of the current epoch."""
-    epoch, done = divmod(run.step, run.steps_per_epoch)
-    left = run.steps_per_epoch - done
-    train(
-        run.model,
-        tqdm(run.batches(epoch), f"epoch {epoch + 1}", total=left, disable=None),
-        run.loss,
-        run.optimizer,
-        rate_at=lambda step: run.recipe.rate_at(step, run.steps),
-        on_step=on_step,
-        step=run.step,
-    )
-
-
-def hardware() -> str:
-    """What the run computes on, for its card."""
-    threads = torch.get_num_threads()
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return f"{threads} CPU thread{'s' * (threads > 1)} ({next(named, platform.machine())})"
-
-
-def declare(output: Path, settings: dict[str, Any]) -> None:
-    """Write down what a run is before it starts, and hold a resumed one to it.
+def build(
+    name: str, recipe_name: str, data: str, output: Path, ranks: Ranks, options: dict[str, Any]
+) -> Run:
+    """Everything a run is made of, resumed where it stood, its plan printed.
 
     Raises:
-        ValueError: The folder belongs to another run.
+        ValueError: Batch, data or folder do not fit the recipe or the run.
     """
-    path = output / "run.json"
-    settings = json.loads(json.dumps(settings))
-    if not path.exists():
-        facts = {**settings, "hardware": hardware(), "code": code_version()}
-        path.write_text(json.dumps(facts, indent=2))
-        return
-    before = json.loads(path.read_text())
-    for key, value in settings.items():
-        if before.get(key) != value:
-            raise ValueError(
-                f"{output} holds a run with {key} {before.get(key)!r}, not {value!r}; "
-                f"resume it as it was, or name another --output-dir"
-            )
+    recipe = RECIPES[recipe_name]
+    plan = plan_batches(recipe.batch_size, ranks.size, options["micro_batch_size"])
+    log = RunLog(
+        output,
+        title=f"{name} by {recipe_name}, in {output}",
+        main=ranks.is_main,
+        every=options["log_every"],
+        tensorboard=options["tensorboard"],
+    )
+    workers = core_count() if options["workers"] is None else options["workers"]
+    source = open_source(data, recipe, output.parent / "cache", ranks, workers=workers, log=log)
+    model = make_model(name, recipe, source.num_classes).to(ranks.device)
+    settings = {
+        "model": name,
+        "recipe": recipe_name,
+        "settings": asdict(recipe),
+        "data": {"classes": source.num_classes, "photos": len(source), "digest": source.digest},
+    }
+    last = settle_layout(model, recipe, plan, ranks, settings, output, options["channels_last"])
+    cfg = resolve_model_data_config(model)
+    task = Classification(
+        source, recipe, plan, ranks, mean=cfg["mean"], std=cfg["std"], channels_last=last
+    )
+    learner = Learner(
+        model,
+        make_optimizer(model, recipe),
+        ranks=ranks,
+        accumulation_steps=plan.accumulation_steps,
+        precision=recipe.precision,
+        clip_grad=recipe.clip_grad,
+        clip_mode=recipe.clip_mode,
+        ema_decay=recipe.ema,
+        compiled=options["compile"],
+    )
+    steps = task.steps_per_epoch * recipe.epochs
+    run = Run(
+        task,
+        learner,
+        output,
+        Limits(
+            epochs=min(recipe.epochs, options["epochs"] or recipe.epochs),
+            save_every_steps=options["save_every_steps"],
+            save_minutes=options["save_minutes"],
+            patience=recipe.patience,
+        ),
+        rate_at=lambda step: recipe.rate_at(step, steps),
+        log=log,
+        seed=recipe.seed,
+    )
+    run.resume()
+    layout = "channels_last" if last else "contiguous"
+    more = {"computed on": f"{hardware()}, {layout}", "resumed at": f"step {learner.step_count:,}"}
+    log.plan(plan_rows(name, recipe, task, model, more))
+    if ranks.is_main:
+        for change in note_start(output, ranks=ranks.size, step=learner.step_count):
+            log.event(f"{change}: the run goes on, its bits may differ from one left alone")
+    return run
 
 
-def code_version() -> str:
-    """Commit of this checkout, with ``-dirty`` where files differ from it."""
-    command = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty")
-    result = subprocess.run((*command, "--abbrev=12"), capture_output=True, text=True)
-    return result.stdout.strip() or "unknown"
+def settle_layout(
+    model: nn.Module,
+    recipe: Recipe,
+    plan: BatchPlan,
+    ranks: Ranks,
+    settings: dict[str, Any],
+    output: Path,
+    wanted: str,
+) -> bool:
+    """Whether to train in channels_last: measured at the first start, then kept.
+
+    The layout decides how sums round, so a resumed run must not choose anew.
+    """
+    known = ranks.share(declare(output, settings) if ranks.is_main else {})
+    if "channels_last" in known:
+        last = bool(known["channels_last"])
+    elif wanted == "auto":
+        last = prefers_channels_last(model, recipe, plan, ranks)
+    else:
+        last = wanted == "on"
+    if ranks.is_main:
+        declare(output, {**settings, "channels_last": last})
+    model.to(memory_format=torch.channels_last if last else torch.contiguous_format)
+    return last
 
 
 @click.command(cls=OneLineErrors)
-@click.option(
-    "--model",
-    default="resnet18_gn_ws",
-    show_default=True,
-    callback=lambda _context, _parameter, name: check_name(name).split(".")[0],
-    help="Variant to train.",
-)
+@click.argument("model", metavar="MODEL")
 @click.option("--recipe", type=click.Choice(sorted(RECIPES)), required=True)
-@click.option("--data", type=click.Path(path_type=Path, exists=True), required=True)
-@click.option("--output-dir", type=click.Path(path_type=Path), required=True)
+@click.option("--data", required=True, help="Folder, archives, or folder or URL of shards.")
+@click.option(
+    "--out",
+    "--output-dir",
+    "output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of the run; repeat the command with it to go on.",
+)
+@click.option("--micro-batch-size", type=click.IntRange(1), help="Images per pass of one rank.")
+@click.option("--workers", type=click.IntRange(0), help="That read files; one per core of a rank.")
+@click.option(
+    "--save-every-steps", type=click.IntRange(1), help="Checkpoint as well every N steps."
+)
 @click.option("--save-minutes", default=5.0, show_default=True, help="Between checkpoints.")
-@click.option("--epochs", type=int, help="Stop after so many; repeat without it to go on.")
+@click.option("--epochs", type=click.IntRange(1), help="Stop after so many; repeat to go on.")
+@click.option(
+    "--channels-last",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Layout; auto measures both at the first start.",
+)
+@click.option("--compile", is_flag=True, help="Through torch.compile.")
+@click.option("--deterministic", is_flag=True, help="Only algorithms that repeat to the bit.")
+@click.option("--tensorboard", is_flag=True, help="Write event files for TensorBoard too.")
+@click.option("--log-every", default=50, show_default=True, help="Steps per line of progress.")
+@click.option("--device", help="Such as cpu; by default this rank's GPU, if there is one.")
+@click.option("--wait-minutes", default=10.0, show_default=True, help="For a rank that is late.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of this rank.")
 def main(
-    model: str, recipe: str, data: Path, output_dir: Path, save_minutes: float, epochs: int | None
+    model: str,
+    recipe: str,
+    data: str,
+    output: Path,
+    device: str | None,
+    wait_minutes: float,
+    threads: int | None,
+    deterministic: bool,
+    **options: Any,
 ) -> None:
-    """Train a variant by a recipe on the train split under --data, resuming where it stood."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    declare(output_dir, {"model": model, "recipe": recipe, **asdict(RECIPES[recipe])})
-    photos = Photos(data, "train", output_dir.parent / "cache")
-    run = Run(model, RECIPES[recipe], photos, output_dir)
-    run.resume()
-    pretrain(run, save_minutes=save_minutes, epochs=epochs)
+    """Train MODEL by a recipe on the train split under --data, resuming where it stood."""
+    name = check_name(model).split(".")[0]
+    output.mkdir(parents=True, exist_ok=True)
+    torch.use_deterministic_algorithms(deterministic)
+    with join_ranks(device=device, wait_minutes=wait_minutes) as ranks:
+        if threads:
+            torch.set_num_threads(threads)
+        with only_writer(output) if ranks.is_main else nullcontext():
+            run = build(name, recipe, data, output, ranks, options)
+            last = run.fit()
+            report = run.log.finish({"model": name, "recipe": recipe, **last})
+    if ranks.is_main:
+        click.echo(f"done; {report}")
 
 
 if __name__ == "__main__":

@@ -12,20 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import timm
 import torch
 from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
-from train.pretrain import Photos, top1
+from train.recipes import RECIPES
 from wszoo.cards import read_results, render_card
-from wszoo.datasets import read_labelled_images
+from wszoo.datasets import StoredImages, read_labelled_images, store_images
 from wszoo.describe import weights_table
 from wszoo.evaluate import evaluate, targets_for
 from wszoo.files import sha256_of
 from wszoo.terminal import OneLineErrors
+from wszoo.training.augment import resize
 from wszoo.training.checkpoint import load_checkpoint
+from wszoo.training.sources import held_out_split
 from wszoo.visualize import draw_curves
 from wszoo.weights import ASSETS, WEIGHTS, WEIGHTS_FILE, Weights
 
@@ -33,29 +36,46 @@ CARDS = Path(__file__).parent.parent / "model_cards"
 LICENSE = "imagenet-research"
 
 
-def held_out_by_pixels(run: Path, data: Path) -> dict[int, float]:
-    """Top-1 on the photos kept to choose by, at several sizes, with the final weights."""
-    facts = json.loads((run / "run.json").read_text())
+def finished_weights(run: Path) -> dict[str, Tensor]:
+    """The weights of the newest checkpoint: their moving average, where one was kept."""
     loaded = load_checkpoint(run)
     if loaded is None:
         raise click.ClickException(f"{run} holds no checkpoint; train it first")
-    photos = Photos(data, "train", run.parent / "cache")
-    _, held = photos.hold_out()
-    model = timm.create_model(facts["model"], num_classes=len(photos.classes))
-    model.load_state_dict(loaded[0]["model"])
-    trained = facts["phases"][-1][1]
+    learner = loaded[0]["learner"]
+    weights: dict[str, Tensor] = learner["model"] if learner["ema"] is None else learner["ema"]
+    return weights
+
+
+def held_out_by_pixels(run: Path, data: Path) -> dict[int, float]:
+    """Top-1 on the photos kept to choose by, at several sizes, with the final weights."""
+    facts = json.loads((run / "run.json").read_text())
+    recipe = RECIPES[facts["recipe"]]
+    assert recipe.stored_pixels is not None
+    stored = store_images(data, "train", recipe.stored_pixels, run.parent / "cache")
+    _, held = held_out_split(stored.targets.tolist(), recipe.held_out_per_class)
+    model = timm.create_model(facts["model"], num_classes=len(stored.classes))
+    model.load_state_dict(finished_weights(run))
+    trained = recipe.phases[-1][1]
     sizes = [trained * share // 64 * 16 for share in (4, 5, 6, 7)]
-    pixels, targets = photos.pixels[held], photos.targets[held]
-    return {size: round(top1(model, pixels, targets, size), 2) for size in sizes}
+    return {size: round(top1(model.eval(), stored, held, size), 2) for size in sizes}
+
+
+@torch.inference_mode()
+def top1(model: nn.Module, stored: StoredImages, chosen: np.ndarray, size: int) -> float:
+    """Percent of the chosen photos whose class is rated highest, at ``size`` pixels."""
+    mean, std = (torch.tensor(getattr(Weights, key)).view(3, 1, 1) * 255 for key in ("mean", "std"))
+    correct = 0
+    for part in torch.from_numpy(chosen).split(250):
+        images = resize(stored.pixels[part].permute(0, 3, 1, 2).float(), size)
+        answers = model((images - mean) / std).argmax(1)
+        correct += int((answers == stored.targets[part]).sum())
+    return 100 * correct / len(chosen)
 
 
 def export(run: Path, pixels: int) -> tuple[Weights, dict[str, Any]]:
     """Write the weights of a finished run as fp16 safetensors, and make their record."""
     facts = json.loads((run / "run.json").read_text())
-    loaded = load_checkpoint(run)
-    if loaded is None:
-        raise click.ClickException(f"{run} holds no checkpoint; train it first")
-    state_dict: dict[str, Tensor] = loaded[0]["model"]
+    state_dict = finished_weights(run)
     epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     tag = f"e{epochs[-1]['epoch']}_tin200"
     folder = ASSETS / f"{facts['model']}.{tag}"
@@ -79,11 +99,10 @@ def export(run: Path, pixels: int) -> tuple[Weights, dict[str, Any]]:
         recipe=facts["recipe"],
         packaged=True,
     )
-    not_recipe = {"model", "recipe", "hardware", "code"}
     return weights, {
         "model": facts["model"],
         "recipe_name": facts["recipe"],
-        "recipe": {key: value for key, value in facts.items() if key not in not_recipe},
+        "recipe": facts["settings"],
         "epochs": epochs,
         "file_bytes": (folder / WEIGHTS_FILE).stat().st_size,
         "hardware": facts["hardware"],

@@ -120,7 +120,7 @@ training set; the validation photos were looked at once, with the published file
 
 
 def _recipe(results: dict[str, Any]) -> str:
-    train = f"--model {results['model']} --recipe {results['recipe_name']}"
+    train = f"{results['model']} --recipe {results['recipe_name']}"
     recipe = "\n".join(f"| `{key}` | {value} |" for key, value in results["recipe"].items())
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     remark = f"\n\n{results['remark']}" if "remark" in results else ""
@@ -135,7 +135,7 @@ def _recipe(results: dict[str, Any]) -> str:
 ![loss and held-out accuracy](curves.png)
 
 ```
-python -m train.pretrain {train} --data DIR --output-dir RUN
+python -m train.pretrain {train} --data DIR --out RUN
 python -m train.publish RUN --data DIR
 ```
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from wszoo.datasets import LabelledImages, read_labelled_images
 from wszoo.evaluate import Evaluation, evaluate, predict
+from wszoo.training import engine
 from wszoo.training.augment import CROP_DRAWS, random_resized_crops
-from wszoo.training.engine import train
 from wszoo.training.sampler import epoch_order, epoch_uniforms
 from wszoo.visualize import draw_confusion, draw_curves, draw_predictions
 from wszoo.weights import ASSETS, find
@@ -35,7 +35,7 @@ Progress = Callable[[Any, int, str], Any]  # wraps an iterable of known length, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learner:
+class FineTuned:
     """A net while it learns: held-out accuracy in percent after each epoch."""
 
     name: str
@@ -136,7 +136,7 @@ def fine_tune(
     photos: LabelledImages,
     held_out: LabelledImages,
     progress: Progress,
-) -> Learner:
+) -> FineTuned:
     """Train with batches of two, judging by the held-out photos after each epoch."""
     torch.manual_seed(0)
     model = timm.create_model(MODEL, pretrained=pretrained, num_classes=len(photos.classes))
@@ -147,22 +147,17 @@ def fine_tune(
     targets = torch.tensor(photos.targets)
     steps = len(photos) // BATCH_SIZE
     curve: list[tuple[float, float]] = [(0, evaluate(model, held_out, held_out.targets).top1)]
-    step = 0
+    learner = engine.Learner(model, optimizer)
     for epoch in range(EPOCHS):
         batches = _batches(pixels, targets, model, epoch)
         model.train()
-        step = train(
-            model,
-            progress(batches, steps, f"{name}, epoch {epoch + 1}/{EPOCHS}"),
-            _loss,
-            optimizer,
-            rate_at=lambda step: min(1.0, (step + 1) / 50) * (1 - step / (steps * EPOCHS)),
-            on_step=lambda step, loss: None,
-            step=step,
-        )
+        for batch in progress(batches, steps, f"{name}, epoch {epoch + 1}/{EPOCHS}"):
+            step = learner.step_count
+            rate = min(1.0, (step + 1) / 50) * (1 - step / (steps * EPOCHS))
+            learner.step([batch], _loss, rate=rate)
         result = evaluate(model, held_out, held_out.targets)
         curve.append((epoch + 1, result.top1))
-    return Learner(name=name, model=model, curve=curve, result=result)
+    return FineTuned(name=name, model=model, curve=curve, result=result)
 
 
 def _batches(
@@ -187,7 +182,7 @@ def _loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def draw(
-    learners: list[Learner], held_out: LabelledImages, train_photos: int, output: Path
+    learners: list[FineTuned], held_out: LabelledImages, train_photos: int, output: Path
 ) -> None:
     """Curves of both, predictions and confusions of the first."""
     best = learners[0]

@@ -5,14 +5,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from PIL import Image
 
-from train.pretrain import Photos, main
+from train.pretrain import main
 from train.recipes import RECIPES
 from wszoo.training.checkpoint import load_checkpoint
 
@@ -34,129 +35,214 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def command(data: Path, output: Path, *more: str) -> list[str]:
-    model = ["--model", "test_resnet_gn_ws", "--recipe", "smoke"]
-    return [*model, "--data", str(data), "--output-dir", str(output), *more]
+def command(data: Path, output: Path, *more: str, recipe: str = "smoke") -> list[str]:
+    words = ["test_resnet_gn_ws", "--recipe", recipe, "--data", str(data), "--out", str(output)]
+    return [*words, "--channels-last", "off", *more]
 
 
-def weights_of(run: Path) -> dict[str, torch.Tensor]:
+def call(data: Path, output: Path, *more: str) -> Result:
+    return CliRunner().invoke(main, command(data, output, *more))
+
+
+def state_of(run: Path) -> dict[str, Any]:
     loaded = load_checkpoint(run)
     assert loaded is not None
-    weights: dict[str, torch.Tensor] = loaded[0]["model"]
-    return weights
+    return loaded[0]
 
 
-def test_a_run_resumed_at_an_epoch_ends_with_the_same_bits(data: Path, tmp_path: Path) -> None:
-    whole, halves = tmp_path / "whole", tmp_path / "halves"
+def assert_same_weights(one: Path, other: Path) -> None:
+    first, second = (state_of(run)["learner"] for run in (one, other))
+    for part in ("model", "ema"):
+        for key in first[part] or ():
+            assert torch.equal(first[part][key], second[part][key]), (part, key)
 
-    assert CliRunner().invoke(main, command(data, whole)).exit_code == 0
-    assert CliRunner().invoke(main, command(data, halves, "--epochs", "1")).exit_code == 0
-    assert CliRunner().invoke(main, command(data, halves)).exit_code == 0
 
-    resumed = weights_of(halves)
-    for key, value in weights_of(whole).items():
-        assert torch.equal(value, resumed[key]), key
-    logged = [json.loads(line) for line in (halves / "metrics.jsonl").read_text().splitlines()]
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    result = call(data, run)
+    assert result.exit_code == 0, result.output
+    return run
+
+
+def test_a_run_resumed_at_an_epoch_ends_with_the_same_bits(
+    data: Path, whole: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "halves"
+
+    assert call(data, run, "--epochs", "1").exit_code == 0
+    result = call(data, run)
+
+    assert result.exit_code == 0
+    assert "resumed at   step 5" in result.output
+    assert_same_weights(whole, run)
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in logged] == [1, 2]
 
 
-@pytest.mark.slow
-def test_a_run_stopped_by_a_signal_saves_and_ends_with_the_same_bits(
-    data: Path, tmp_path: Path
+def test_accumulated_passes_end_where_whole_batches_end(
+    data: Path, whole: Path, tmp_path: Path
 ) -> None:
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert CliRunner().invoke(main, command(data, whole)).exit_code == 0
+    run = tmp_path / "run"
 
-    words = [sys.executable, "-m", "train.pretrain", *command(data, stopped, "--save-minutes", "0")]
-    run = subprocess.Popen(
-        words,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not list(stopped.glob("step-*")) and run.poll() is None:
-        time.sleep(0.01)
-    run.send_signal(signal.SIGTERM)
-    _, errors = run.communicate(timeout=120)
-    loaded = load_checkpoint(stopped)
+    result = call(data, run, "--micro-batch-size", "2")
 
-    assert run.returncode == 4
-    assert "repeat the command to go on" in errors
-    assert loaded is not None
-    assert 0 < loaded[0]["step"] < 10
-    assert CliRunner().invoke(main, command(data, stopped)).exit_code == 0
-    resumed = weights_of(stopped)
-    for key, value in weights_of(whole).items():
-        assert torch.equal(value, resumed[key]), key
+    assert "8 = 2 per pass x 1 rank x 4 accumulated" in result.output
+    rows = [json.loads((r / "metrics.jsonl").read_text().splitlines()[0]) for r in (whole, run)]
+    assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], abs=0.01)  # in bf16
+
+
+def test_the_plan_and_the_report_tell_what_is_trained(whole: Path) -> None:
+    plan = json.loads((whole / "plan.json").read_text())
+    facts = json.loads((whole / "run.json").read_text())
+
+    assert plan["photos"] == "45 of 3 classes; 75 kept to choose by"
+    assert plan["steps"].startswith("10 = 2 epochs x 5")
+    assert facts["settings"]["batch_size"] == 8
+    assert facts["channels_last"] is False
+    for name in ("report.md", "curves.png", "metrics.csv", "starts.jsonl", "gauges.jsonl"):
+        assert (whole / name).stat().st_size, name
 
 
 def test_a_folder_of_another_run_is_refused(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert CliRunner().invoke(main, command(data, run, "--epochs", "1")).exit_code == 0
+    assert call(data, run, "--epochs", "1").exit_code == 0
 
-    other = [*command(data, run)[:3], "e3_tin200", *command(data, run)[4:]]
-    result = CliRunner().invoke(main, other)
+    other = CliRunner().invoke(main, command(data, run, recipe="faults"))
+    changed = data.parent / "changed" / "train"
+    for name in "abc":
+        (changed / name).mkdir(parents=True)
+        for photo in (data / "train" / name).iterdir():
+            (changed / name / f"new-{photo.name}").write_bytes(photo.read_bytes())
+    moved = call(changed.parent, run)
+
+    assert other.exit_code == moved.exit_code == 3
+    assert "holds a run with recipe 'smoke', not 'faults'; settings.phases [[1, 32]" in other.stderr
+    assert "data.digest" in moved.stderr
+    assert state_of(run), "what was there stays"
+
+
+def test_a_batch_that_does_not_fit_is_told_before_the_start(data: Path, tmp_path: Path) -> None:
+    result = call(data, tmp_path / "run", "--micro-batch-size", "3")
 
     assert result.exit_code == 3
-    assert "holds a run with recipe 'smoke', not 'e3_tin200'" in result.stderr
-    assert weights_of(run)  # what was there stays
+    assert "a batch of 8 is not a multiple of 3 images per pass" in result.stderr
+
+
+def test_too_few_photos_are_told_before_the_start(tmp_path: Path) -> None:
+    for name in "ab":
+        folder = tmp_path / "data" / "train" / name
+        folder.mkdir(parents=True)
+        for index in range(27):
+            Image.new("RGB", (64, 64)).save(folder / f"{index}.png")
+
+    result = call(tmp_path / "data", tmp_path / "run")
+
+    assert result.exit_code == 3
+    assert "4 images do not fill one batch of 8" in result.stderr
 
 
 def test_an_unknown_model_is_a_usage_error(data: Path, tmp_path: Path) -> None:
-    words = ["--model", "resnet19_gn_ws", *command(data, tmp_path)[2:]]
-
-    result = CliRunner().invoke(main, words)
+    result = CliRunner().invoke(main, ["resnet19_gn_ws", *command(data, tmp_path)[1:]])
 
     assert result.exit_code == 2
     assert "resnet19_gn_ws" in result.output
 
 
-def test_every_epoch_is_logged_once_even_if_the_log_ran_ahead(data: Path, tmp_path: Path) -> None:
-    assert CliRunner().invoke(main, command(data, tmp_path / "run", "--epochs", "1")).exit_code == 0
-    log = tmp_path / "run" / "metrics.jsonl"
-    log.write_text(log.read_text() * 2)
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_told(data: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
 
-    assert CliRunner().invoke(main, command(data, tmp_path / "run")).exit_code == 0
+    result = call(data, tmp_path / "run")
 
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [row["epoch"] for row in rows] == [1, 2]
+    assert result.exit_code == 3
+    assert str(tmp_path) in result.stderr
 
 
-def test_another_data_set_beside_a_run_is_not_taken_for_the_first(
+def test_a_broken_photo_is_quarantined_and_another_takes_its_place(
     data: Path, tmp_path: Path
 ) -> None:
-    other = tmp_path / "data" / "train"
-    for name in ("x", "y"):
-        (other / name).mkdir(parents=True)
-        for index in range(30):
-            Image.new("RGB", (64, 64)).save(other / name / f"{index}.png")
+    copy = tmp_path / "data" / "train"
+    for name in "abc":
+        (copy / name).mkdir(parents=True)
+        for photo in (data / "train" / name).iterdir():
+            (copy / name / photo.name).write_bytes(photo.read_bytes())
+    for index in range(5):
+        (copy / "a" / f"{index:02}.png").write_bytes(b"no photo")
+    run = tmp_path / "run"
 
-    first = Photos(data, "train", tmp_path / "cache")
-    second = Photos(tmp_path / "data", "train", tmp_path / "cache")
+    words = command(tmp_path / "data", run, "--workers", "0", "--epochs", "1", recipe="faults")
+    result = CliRunner().invoke(main, words)
 
-    assert first.classes == ["a", "b", "c"]
-    assert second.classes == ["x", "y"]
-
-
-def test_the_photos_chosen_by_are_never_trained_on(data: Path, tmp_path: Path) -> None:
-    photos = Photos(data, "train", tmp_path)
-
-    train, held = photos.hold_out()
-
-    assert len(held) == 3 * 25
-    assert not set(train) & set(held)
-    assert len(train) + len(held) == len(photos.targets)
+    assert result.exit_code == 0, result.output
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    assert 1 <= len(events) <= 5, "each is told once"
+    for event in events:
+        assert "no image of a known format" in event["quarantined"]
+    assert "another photo takes its place" in result.stderr
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_the_rate_of_every_recipe_rises_then_falls_to_almost_nothing(name: str) -> None:
-    recipe, steps = RECIPES[name], 10_000
+def processes(words: list[str], ranks: int) -> list[str]:
+    if ranks == 1:
+        return [sys.executable, "-m", "train.pretrain", *words]
+    runner = ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
+    rendezvous = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    return [sys.executable, *runner, *rendezvous, "-m", "train.pretrain", *words]
 
-    rates = [recipe.rate_at(step, steps) for step in range(steps)]
 
-    assert max(rates) == 1
-    assert 0 < rates[-1] < 1e-3
-    assert rates.index(1) == recipe.warmup_steps - 1
-    with pytest.raises(ValueError, match=f"there is no epoch {recipe.epochs}"):
-        recipe.size_at(recipe.epochs)
+def start(words: list[str], ranks: int = 1) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        processes(words, ranks),
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_run_stopped_by_a_signal_saves_and_ends_with_the_same_bits(
+    ranks: int, data: Path, tmp_path: Path
+) -> None:
+    alone, stopped = tmp_path / "alone", tmp_path / "stopped"
+    undisturbed = start(command(data, alone, recipe="faults"), ranks)
+    _, errors = undisturbed.communicate(timeout=300)
+    assert undisturbed.returncode == 0, errors
+
+    run = start(command(data, stopped, "--save-every-steps", "1", recipe="faults"), ranks)
+    while not list(stopped.glob("step-*")) and run.poll() is None:
+        time.sleep(0.01)
+    run.send_signal(signal.SIGTERM)
+    _, errors = run.communicate(timeout=120)
+
+    assert run.returncode == 4 if ranks == 1 else run.returncode != 0
+    assert "repeat the command to go on" in errors
+    assert 0 < state_of(stopped)["learner"]["step"] < 12
+    rest = start(command(data, stopped, recipe="faults"), ranks)
+    _, errors = rest.communicate(timeout=300)
+    assert rest.returncode == 0, errors
+    assert_same_weights(alone, stopped)
+
+
+@pytest.mark.slow
+def test_ranks_and_workers_do_not_change_what_is_seen(data: Path, tmp_path: Path) -> None:
+    runs = {}
+    for ranks, workers in ((1, 0), (2, 0), (1, 2)):
+        run = tmp_path / f"{ranks}-{workers}"
+        words = command(data, run, "--workers", str(workers), recipe="faults")
+        process = start(words, ranks)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+        runs[ranks, workers] = [json.loads(line)["loss"] for line in lines]
+
+    assert runs[1, 2] == runs[1, 0], "workers change no bit"
+    assert runs[2, 0] == pytest.approx(runs[1, 0], rel=1e-3), "ranks change the rounding alone"
+
+
+def test_every_recipe_trains_on_photos_that_fill_its_batch() -> None:
+    for name, recipe in RECIPES.items():
+        assert recipe.batch_size % 8 == 0, name

@@ -1,0 +1,222 @@
+"""Photos for a classifier from files or shards, read and augmented by worker processes."""
+
+import signal
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from wszoo.datasets import ShardedImages
+from wszoo.training.classify import UNREADABLE, Loaded, Photos, Request, digest_of
+from wszoo.training.recipe import Recipe
+from wszoo.training.runlog import RunLog
+from wszoo.training.sampler import Purpose, epoch_order, sample_generator
+from wszoo.training.transforms import EvalTransform, TrainTransform
+
+READ_TIMEOUT = 300.0  # seconds that a batch may take to be read
+MOST_BROKEN = 0.01  # share of photos
+
+
+class Labelled(Protocol):
+    """Photos with one class each, read one by one: ``LabelledImages`` or ``ShardedImages``."""
+
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+    @property
+    def targets(self) -> "Sequence[int] | np.ndarray": ...
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> Image.Image:
+        """Photo ``index`` as upright RGB."""
+
+
+class _Key(NamedTuple):
+    """What a worker makes one array of; ``epoch`` is -1 for evaluation."""
+
+    epoch: int
+    photo: int
+    size: int
+
+
+class _Made(NamedTuple):
+    pixels: np.ndarray
+    target: int
+    problem: str | None
+
+
+class _Reader(Dataset[_Made]):
+    """Runs in worker processes: a key to pixels, as a pure function of seed and key."""
+
+    def __init__(self, images: Labelled, recipe: Recipe) -> None:
+        self._images, self._recipe = images, recipe
+
+    def __getitem__(self, key: _Key) -> _Made:
+        recipe = self._recipe
+        if key.epoch < 0:
+            return self._to_evaluate(key)
+        train = TrainTransform(
+            key.size,
+            scale=recipe.crop_scale,
+            color_jitter=recipe.color_jitter,
+            auto_augment=recipe.auto_augment,
+        )
+        generator = sample_generator(recipe.seed, key.epoch, key.photo, Purpose.AUGMENT)
+        problem = None
+        for offset in range(len(self._images)):
+            index = (key.photo + offset) % len(self._images)
+            try:
+                pixels = train(self._images.image(index), generator)
+                return _Made(pixels, int(self._images.targets[index]), problem)
+            except (ValueError, FileNotFoundError) as error:
+                problem = problem or str(error)
+        raise ValueError(f"no photo can be read; the first: {problem}")
+
+    def _to_evaluate(self, key: _Key) -> _Made:
+        evaluate = EvalTransform(key.size, self._recipe.test_crop, "bicubic")
+        try:
+            pixels = evaluate(self._images.image(key.photo))
+            return _Made(pixels, int(self._images.targets[key.photo]), None)
+        except (ValueError, FileNotFoundError) as error:
+            blank = np.zeros((3, key.size, key.size), np.uint8)
+            return _Made(blank, UNREADABLE, str(error))
+
+
+class _Keys:
+    """Batches of keys for a loader whose workers live on from epoch to epoch."""
+
+    def __init__(self) -> None:
+        self.batches: Iterator[list[_Key]] = iter(())
+
+    def __iter__(self) -> Iterator[list[_Key]]:
+        return self.batches
+
+
+class FileSource:
+    """Photos read from files or shards by worker processes, each augmented there.
+
+    A photo that cannot be read is named in the run's events and counted. In training the next
+    one that can be read takes its place, the same in every process; in evaluation it counts as
+    not recognised.
+    """
+
+    def __init__(
+        self,
+        images: Labelled,
+        train: np.ndarray,
+        held_out: tuple[Labelled, np.ndarray],
+        recipe: Recipe,
+        device: torch.device,
+        *,
+        workers: int,
+        log: RunLog,
+    ) -> None:
+        self._images, self._train, self._recipe, self._device = images, train, recipe, device
+        held, self._held_indices = held_out
+        self._log = log
+        self._broken: set[str] = set()
+        self.num_classes = len(images.classes)
+        self.held_out_count = len(self._held_indices)
+        self.digest = digest_of(images.names, images.targets)
+        self._keys, self._loader = self._make_loader(images, workers)
+        self._held_keys, self._held_loader = self._make_loader(held, workers)
+
+    def _make_loader(self, images: Labelled, workers: int) -> tuple[_Keys, DataLoader[Any]]:
+        keys = _Keys()
+        loader: DataLoader[Any] = DataLoader(
+            _Reader(images, self._recipe),
+            batch_sampler=keys,
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=self._device.type == "cuda",
+            persistent_workers=workers > 0,
+            timeout=READ_TIMEOUT if workers else 0,
+            worker_init_fn=_ignore_signals,
+        )
+        return keys, loader
+
+    def __len__(self) -> int:
+        return len(self._train)
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """The training photos in the order of ``epoch``."""
+        if not isinstance(self._images, ShardedImages):
+            return epoch_order(seed, epoch, len(self))
+        place = np.full(len(self._images), -1)
+        place[self._train] = np.arange(len(self))
+        places = place[self._images.order(seed, epoch)]  # a few shards at a time
+        return places[places >= 0]
+
+    def names(self, indices: np.ndarray) -> list[str]:
+        """Paths of training photos."""
+        return [self._images.names[index] for index in self._train[indices]]
+
+    def load(self, requests: Iterator[Request]) -> Iterator[Loaded]:
+        """Augmented photos for each request in turn."""
+        asked: deque[Request] = deque()
+
+        def batches() -> Iterator[list[_Key]]:
+            for request in requests:
+                asked.append(request)
+                indices = request.indices
+                if request.mixing is not None:
+                    indices = np.concatenate([indices, request.mixing.partner])
+                yield [_Key(request.epoch, int(i), request.size) for i in self._train[indices]]
+
+        self._keys.batches = batches()
+        for pixels, targets, problems in self._loader:
+            self._quarantine(problems)
+            photos, request = self._on_device(pixels, targets), asked.popleft()
+            count = len(request.indices)
+            partners = Photos(*(part[count:] for part in photos)) if request.mixing else None
+            yield Loaded(request, Photos(*(part[:count] for part in photos)), partners)
+
+    def _on_device(self, pixels: Tensor, targets: Tensor) -> Photos:
+        images = pixels.to(self._device, non_blocking=True).float()
+        return Photos(images, targets.to(self._device, non_blocking=True))
+
+    def held_out(self, chunks: Sequence[range], size: int, crop: float) -> Iterator[Photos]:
+        """Photos to evaluate on, by chunks of their numbers."""
+        chosen = [self._held_indices[chunk.start : chunk.stop] for chunk in chunks]
+        self._held_keys.batches = ([_Key(-1, int(i), size) for i in part] for part in chosen)
+        for pixels, targets, problems in self._held_loader:
+            self._quarantine(problems)
+            yield self._on_device(pixels, targets)
+
+    def _quarantine(self, problems: list[str]) -> None:
+        """Write down photos that could not be read.
+
+        Raises:
+            ValueError: There are too many to go on.
+        """
+        new = [problem for problem in problems if problem not in self._broken]
+        self._broken.update(new)
+        for problem in new:
+            self._log.event(f"{problem}; another photo takes its place", quarantined=problem)
+        if len(self._broken) > max(10, MOST_BROKEN * len(self._images)):
+            raise ValueError(
+                f"{len(self._broken)} of {len(self._images)} photos cannot be read, the last: "
+                f"{problems[-1]}; see events.jsonl of the run for all"
+            )
+
+
+def _ignore_signals(_worker: int) -> None:
+    """A signal that stops the run reaches its whole process group; readers end with the run."""
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _collate(made: list[_Made]) -> tuple[Tensor, Tensor, list[str]]:
+    pixels, targets, problems = zip(*made, strict=True)
+    told = [problem for problem in problems if problem is not None]
+    return torch.from_numpy(np.stack(pixels)), torch.tensor(targets), told
