@@ -1,0 +1,1 @@
+"""Job files for clusters, and the agent that their jobs start."""
