@@ -44,7 +44,7 @@ def test_command_runs(command: str, tmp_path: Path) -> None:
     if "photo.jpg" in words:
         Image.new("RGB", (64, 64)).save(tmp_path / "photo.jpg")
     if "tiny-imagenet" in words:
-        for class_folder in find(words[1]).label_ids()[:2]:
+        for class_folder in find("resnet18_gn_ws").label_ids()[:2]:
             (tmp_path / "tiny-imagenet" / class_folder).mkdir(parents=True)
             Image.new("RGB", (64, 64)).save(tmp_path / "tiny-imagenet" / class_folder / "0.png")
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -243,6 +244,19 @@ def test_ranks_and_workers_do_not_change_what_is_seen(data: Path, tmp_path: Path
     assert runs[2, 0] == pytest.approx(runs[1, 0], rel=1e-3), "ranks change the rounding alone"
 
 
-def test_every_recipe_trains_on_photos_that_fill_its_batch() -> None:
-    for name, recipe in RECIPES.items():
-        assert recipe.batch_size % 8 == 0, name
+@pytest.mark.parametrize("page", ["README.md", "train/README.md"])
+def test_the_commands_of_the_pages_are_understood(page: str) -> None:
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    commands = [line.partition("-m train.pretrain ")[2] for line in lines]
+    told = [shlex.split(words) for words in commands if words and "..." not in words]
+
+    assert len(told) == 2
+    for words in told:
+        context = main.make_context("pretrain", words)
+        assert context.params["recipe"] in RECIPES
+
+
+def test_the_page_names_every_recipe() -> None:
+    page = (ROOT / "train" / "README.md").read_text(encoding="utf-8")
+
+    assert [name for name in RECIPES if f"`{name}`" not in page] == []
