@@ -12,14 +12,15 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import click
 from PIL import Image
 
 from train.faulty_job import SAVE_EVERY, Job, kill
-from wszoo.terminal import OneLineErrors, table
+from wszoo.terminal import CHECK_FAILED, OneLineErrors, table
 from wszoo.training.checkpoint import POINTS
 from wszoo.training.declaration import code_version, hardware
 
@@ -48,6 +49,11 @@ class Result:
     seconds: list[float] = field(default_factory=list)
     same: list[bool] = field(default_factory=list)
     remark: str = ""
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> "Result":
+        """A row of the file of results."""
+        return cls(**{one.name: row[one.name] for one in fields(cls)})
 
     def row(self) -> dict[str, object]:
         """For the table."""
@@ -385,20 +391,31 @@ def main(
     shutil.rmtree(out, ignore_errors=True)
     study = Study(out, data, kills, point_kills, seed)
     study.alone(2)
-    rows = []
+    facts = {
+        "hardware": hardware(),
+        "code": code_version(),
+        "photos": Path(data).name,
+        "seed": seed,
+    }
     for name in only or SCENARIOS:
         started = time.monotonic()
         result = SCENARIOS[name](study)
-        rows.append(result)
-        click.echo(json.dumps({**result.row(), "took": round(time.monotonic() - started)}))
-    facts = {"save_every_steps": SAVE_EVERY, "hardware": hardware(), "code": code_version()}
-    facts |= {"data": Path(data).name, "seed": seed}
-    results.parent.mkdir(parents=True, exist_ok=True)
-    found = {**facts, "results": [asdict(row) for row in rows]}
-    results.write_text(json.dumps(found, indent=2) + "\n")
-    click.echo(table([row.row() for row in rows], [*rows[0].row()]))
-    if any(False in row.same or "NOT" in row.remark for row in rows):
-        raise SystemExit(1)
+        took = round(time.monotonic() - started)
+        keep(results, name, {**asdict(result), **facts, "took": took})
+        click.echo(f"{name}, {took} s: {result.row()}")
+    found = [Result.of(row) for row in json.loads(results.read_text())["results"].values()]
+    click.echo(table([row.row() for row in found], [*found[0].row()]))
+    if any(False in row.same or "NOT" in row.remark for row in found):
+        raise SystemExit(CHECK_FAILED)
+
+
+def keep(path: Path, name: str, row: dict[str, object]) -> None:
+    """Put a row in its place among those of earlier studies, in the order of ``SCENARIOS``."""
+    rows = json.loads(path.read_text())["results"] if path.exists() else {}
+    rows[name] = row
+    ordered = {key: rows[key] for key in SCENARIOS if key in rows}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"save_every_steps": SAVE_EVERY, "results": ordered}, indent=2))
 
 
 if __name__ == "__main__":
