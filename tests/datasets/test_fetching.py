@@ -256,6 +256,8 @@ def test_a_file_that_is_larger_than_the_manifest_says_is_not_read_to_its_end(
     with pytest.raises(ConnectionError, match="/a: it is larger than the 300000 bytes of the man"):
         fetch_file(server.file(), tmp_path / "a", QUICK)
 
+    assert len(server.asked) == QUICK.attempts, "none was waited for"
+
 
 def test_a_hang_is_ended_and_the_file_gone_on_with(server: FaultyServer, tmp_path: Path) -> None:
     server.faults["a"] = ["hang"]
@@ -486,9 +488,9 @@ def test_what_is_under_way_counts_and_stays_and_what_was_given_up_goes(
     given_up = tmp_path / f"{files['d'].sha256}-1000.partial"
     cache = cache_in(tmp_path, max_bytes=2500)
     os.close(cache.open(files["a"]))
-    under_way.touch()
-    given_up.touch()
-    os.utime(given_up, (0, 0))
+    for path, age in ((under_way, 10), (given_up, 10 * QUICK.limit)):
+        path.touch()
+        os.utime(path, (time.time() - age,) * 2)
 
     os.close(cache.open(files["b"]))
 

@@ -168,6 +168,7 @@ def changed(column: str, value: int) -> np.ndarray:
         (changed("suffix", 2), "suffix 2 of 2"),
         (changed("offset", 10_240), "sample 4 lies beyond its shard"),
         (changed("length", 10_240), "sample 4 lies beyond its shard"),
+        (changed("length", 2**64 - 100), "sample 4 lies beyond its shard"),
         (changed("offset", 2**64 - 500), "sample 4 lies beyond its shard"),
     ],
 )

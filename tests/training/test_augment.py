@@ -228,6 +228,19 @@ def test_noise_is_normal_and_other_for_every_image_channel_and_pixel() -> None:
 
 
 @pytest.mark.parametrize("mode", ["pixel", "const"])
+def test_erasing_before_and_after_normalising_is_the_same(mode: Literal["pixel", "const"]) -> None:
+    images, uniforms = photos(8), erasing_draws(8)
+    mean = torch.tensor([120.0, 110, 100]).view(3, 1, 1)
+    std = torch.tensor([60.0, 55, 50]).view(3, 1, 1)
+
+    before = random_erasing(images, uniforms, prob=1, mode=mode, mean=mean, std=std)
+    after = random_erasing((images - mean) / std, uniforms, prob=1, mode=mode)
+
+    torch.testing.assert_close((before - mean) / std, after)
+    assert before.dtype == torch.float64
+
+
+@pytest.mark.parametrize("mode", ["pixel", "const"])
 def test_what_is_erased_of_an_image_depends_on_its_own_draws_alone(
     mode: Literal["pixel", "const"],
 ) -> None:

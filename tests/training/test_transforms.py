@@ -162,6 +162,10 @@ def test_crops_are_distributed_as_those_of_timm() -> None:
     steps = np.linspace(0.02, 0.98, 13)
     for mine, theirs in zip(ours, (left, top, wide, high), strict=True):
         np.testing.assert_allclose(np.quantile(mine, steps), np.quantile(theirs, steps), atol=8)
+    for start, length, side in ((ours[0], ours[2], 150), (ours[1], ours[3], 120)):
+        smaller = length < side
+        assert start[smaller].min() == 0, "some begin at the edge"
+        assert (start + length)[smaller].max() == side, "some end at the edge"
 
 
 @pytest.mark.parametrize(("width", "height"), [(200, 10), (10, 200), (3, 250), (1, 1)])
@@ -182,7 +186,7 @@ def test_a_photo_that_no_crop_fits_into_is_cropped_at_the_centre_as_by_timm(
 def test_the_narrowest_photo_gives_at_least_one_pixel() -> None:
     pixels = TrainTransform(4, scale=(1, 1), ratio=(0.1, 0.2))(coordinates(200, 1), generator())
 
-    assert pixels.shape == (3, 4, 4)
+    assert np.unique(pixels.reshape(3, -1), axis=1).T.tolist() == [[99, 0, 0]]
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])

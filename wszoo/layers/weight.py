@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-# Stands in for the deviation of constant filters where it divides; far below any real one.
-_TINY = 1e-20
+# Stands in for divisor times length of constant filters where that divides; far below any real one.
+_TINY = 1e-25
+_batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
 
 
 class WSFormula(NamedTuple):
@@ -77,85 +78,93 @@ def _divisor(deviation: Tensor, formula: WSFormula) -> Tensor:
     return deviation + formula.eps
 
 
-def _composite(rows: Tensor, unbiased: bool, eps: float, eps_inside: bool) -> Tensor:
+def _composite(filters: Tensor, unbiased: bool, eps: float, eps_inside: bool) -> Tensor:
     """The formula in plain operators: differentiable any number of times, and scriptable."""
-    fan_in = rows.shape[1]
+    rows = filters.reshape(filters.shape[0], -1)
     centred = rows - rows.mean(dim=1, keepdim=True)
-    variance = centred.square().sum(dim=1, keepdim=True) / (fan_in - int(unbiased))
+    variance = centred.square().sum(dim=1, keepdim=True) / (rows.shape[1] - int(unbiased))
     if eps_inside:
-        return centred * (variance + eps).rsqrt()
-    return centred / ((variance + 1e-30).sqrt() + eps)
+        rows = centred * (variance + eps).rsqrt()
+    else:
+        rows = centred / ((variance + 1e-30).sqrt() + eps)
+    return rows.reshape(filters.shape)
 
 
-class _StandardizeRows(torch.autograd.Function):
-    """Rows standardized in few sweeps over memory, with the gradient in closed form.
+class _StandardizeFilters(torch.autograd.Function):
+    """Filters standardized in few sweeps over memory, with the gradient in closed form.
 
-    Memory traffic is all that it costs. Stock formulations take several times as long: ``var``
-    and ``std`` are slow on CPU, and autograd sweeps the kernel once per operator.
+    Memory traffic and, for small kernels, calls are all that it costs. Stock formulations take
+    several times as long: ``var`` and ``std`` are slow on CPU, and autograd sweeps the kernel once
+    per operator. Views are taken in here, where they are not recorded.
     """
 
     @staticmethod
-    def forward(rows: Tensor, formula: WSFormula) -> tuple[Tensor, Tensor, Tensor]:
-        mean = rows.mean(dim=1, keepdim=True)
+    def forward(ctx: Any, filters: Tensor, formula: WSFormula) -> Tensor:
+        rows = filters.reshape(filters.shape[0], -1)
+        root_freedom = (rows.shape[1] - int(formula.unbiased)) ** 0.5
+        mean = rows.mean(1, True)
         centred = rows - mean
-        freedom = rows.shape[1] - int(formula.unbiased)
-        deviation = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / freedom**0.5
-        return centred.div_(_divisor(deviation, formula)), mean, deviation
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, WSFormula], output: Any) -> None:
-        rows, ctx.formula = inputs
-        _, mean, deviation = output
-        ctx.mark_non_differentiable(mean, deviation)
+        length = torch.linalg.vector_norm(centred, 2, 1, True)  # of a filter, as a vector
+        divisor = _divisor(length / root_freedom, formula)
+        ctx.formula = formula
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(rows, mean, deviation)
+        ctx.save_for_backward(filters, mean, length, divisor)
+        return centred.div_(divisor).view(filters.shape)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None]:
         if grad is None:
             return None, None
-        rows, mean, deviation = ctx.saved_tensors
+        filters, mean, length, divisor = ctx.saved_tensors
+        formula: WSFormula = ctx.formula
         if torch.is_grad_enabled():  # create_graph: the saved statistics carry no graph
-            again = _composite(rows, *ctx.formula)
-            return torch.autograd.grad(again, rows, grad, create_graph=True)[0], None
-        # With c = rows - mean, d the divisor and n the fan-in, the gradient is
+            again = _composite(filters, *formula)
+            return torch.autograd.grad(again, filters, grad, create_graph=True)[0], None
+        # With c = filter - mean, d the divisor and n the fan-in, the gradient is
         #     1 / d * (grad - mean(grad) - c * sum(c * grad) * q / n),
         # where q = n / (freedom * d * deviation), or n / (freedom * d * d) with eps inside.
         # BatchNorm's kernel computes just that in one sweep: it has invstd**2 for q and
         # weight * invstd for 1 / d, so those two are chosen to fit.
-        fan_in = rows.shape[1]
-        freedom = fan_in - int(ctx.formula.unbiased)
-        divisor = _divisor(deviation, ctx.formula)
-        other = divisor if ctx.formula.eps_inside else deviation.clamp(min=_TINY)
-        std = (divisor * other * (freedom / fan_in)).sqrt_()
-        result, _, _ = torch.ops.aten.native_batch_norm_backward(
-            grad.unsqueeze(0),
-            rows.unsqueeze(0),
-            (std / divisor).flatten(),
+        shape = (1, filters.shape[0], -1)
+        fan_in = filters.numel() // filters.shape[0]
+        root_freedom = (fan_in - int(formula.unbiased)) ** 0.5
+        if formula.eps_inside:
+            invstd = divisor.reciprocal().mul_(fan_in**0.5 / root_freedom)
+        else:
+            spread = torch.mul(divisor, length).clamp_min_(_TINY)
+            invstd = spread.mul_(root_freedom / fan_in).rsqrt_()
+        result, _, _ = _batch_norm_backward(
+            grad.reshape(shape),
+            filters.reshape(shape),
+            torch.mul(divisor, invstd).reciprocal_().view(-1),
             None,
             None,
-            mean.flatten(),
-            std.reciprocal().flatten(),
+            mean.view(-1),
+            invstd.view(-1),
             True,
             0.0,
             [True, False, False],
         )
-        return result.squeeze(0), None
+        return result.view(filters.shape), None
+
+
+def _standardize_filters(filters: Tensor, formula: WSFormula) -> Tensor:
+    if torch._C._are_functorch_transforms_active():  # torch.func differentiates by itself
+        return _composite(filters, *formula)
+    result: Tensor = _StandardizeFilters.apply(filters, formula)
+    return result
 
 
 def _standardize(weight: Tensor, unbiased: bool, eps: float, eps_inside: bool) -> Tensor:
-    out_channels = weight.shape[0]
     # Half precision cannot hold the statistics; double must not lose them.
     exact = weight if weight.dtype == torch.float64 else weight.float()
     # Whichever way the weight lies in memory, its filters are rows of a view: nothing is copied.
     is_nhwc = not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
     filters = exact.permute(0, 2, 3, 1) if is_nhwc else exact
-    rows = filters.reshape(out_channels, -1)
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
-        rows = _composite(rows, unbiased, eps, eps_inside)
+        result = _composite(filters, unbiased, eps, eps_inside)
     else:
-        rows = _StandardizeRows.apply(rows, WSFormula(unbiased, eps, eps_inside))[0]
-    result = rows.reshape(filters.shape)
+        result = _standardize_filters(filters, WSFormula(unbiased, eps, eps_inside))
     if is_nhwc:
         result = result.permute(0, 3, 1, 2)
     return result.to(weight.dtype)

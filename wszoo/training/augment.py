@@ -64,6 +64,8 @@ def random_erasing(
     mode: Literal["pixel", "const"] = "pixel",
     area: tuple[float, float] = (0.02, 1 / 3),
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
+    mean: Tensor | float = 0.0,
+    std: Tensor | float = 1.0,
 ) -> Tensor:
     """Erase a box in some of the images, as timm does it.
 
@@ -72,22 +74,23 @@ def random_erasing(
     Source: Zhong et al., "Random Erasing Data Augmentation", https://arxiv.org/abs/1708.04896
 
     Args:
-        images: ``(N, C, H, W)``, floating point, normalised: noise has mean 0 and deviation 1.
+        images: ``(N, C, H, W)``, floating point.
         uniforms: ``(N, ERASING_DRAWS)`` in [0, 1); best on the CPU, where it is decided which
             images are erased.
         prob: That an image is erased.
         mode: What fills the box: ``"pixel"``, normal noise that is a function of the image's own
-            random numbers; ``"const"``, zeros.
+            random numbers; ``"const"``, the mean alone.
         area: Least and largest share of the image.
         aspect: Least and largest height of the box over its width.
+        mean: Of the noise: 0 where the images are normalised already, else of shape ``(C, 1, 1)``.
+        std: Likewise its deviation.
 
     Raises:
         ValueError: There is no such mode.
     """
     if mode not in ("pixel", "const"):
         raise ValueError(f"mode must be 'pixel' or 'const', got {mode!r}")
-    # Double, for the last bit of a float32 root may depend on the place in the batch.
-    uniforms = uniforms.cpu().double()
+    uniforms = uniforms.cpu()
     rows = (uniforms[:, 0] < prob).nonzero()[:, 0]
     places = rows.to(images.device)
     chosen = images[places]
@@ -97,7 +100,7 @@ def random_erasing(
         filling = _noise((high << 16 | low).to(images.device), chosen)
     erased = images.clone()
     inside = _inside_boxes(uniforms[rows], chosen, area, aspect)
-    erased[places] = torch.where(inside, filling, chosen)
+    erased[places] = torch.where(inside, (mean + std * filling).to(chosen.dtype), chosen)
     return erased
 
 
@@ -109,8 +112,9 @@ def _inside_boxes(
     pixels = (area[0] + (area[1] - area[0]) * uniforms[:, 1]) * height * width
     least, most = math.log(aspect[0]), math.log(aspect[1])
     ratio = torch.exp(least + (most - least) * uniforms[:, 2])
-    high = (pixels * ratio).sqrt().round().clamp(max=height)
-    wide = (pixels / ratio).sqrt().round().clamp(max=width)
+    high = (pixels * ratio).sqrt().round()
+    wide = (pixels / ratio).sqrt().round()
+    # A box that is higher or wider than the image begins above or left of it and ends beyond.
     top = (uniforms[:, 3] * (height - high + 1)).floor()
     left = (uniforms[:, 4] * (width - wide + 1)).floor()
     edges = torch.stack((top, top + high, left, left + wide)).long().to(images.device)

@@ -65,8 +65,7 @@ def draw_mixing(
     for index in indices[(indices < 0) | (indices >= length)]:
         raise ValueError(f"there is no image {index} in a data set of {length}")
     draws = sample_uniforms(seed, epoch, indices, _DRAWS, Purpose.MIXING)
-    # Contiguous, for numpy may compute a strided row by other instructions, which round otherwise.
-    mixed, kind, other, first, second, x, y = np.ascontiguousarray(draws.T)
+    mixed, kind, other, first, second, x, y = draws.T
 
     if mixup_alpha > 0 and cutmix_alpha > 0:
         cutmix = kind < switch_prob

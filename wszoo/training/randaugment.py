@@ -93,7 +93,7 @@ def random_augment(
             f"{(len(images), num_ops * DRAWS_PER_OP)}, got {tuple(uniforms.shape)}"
         )
     images = images.round()
-    # Double, for the last bit of a float32 quantile would depend on the place in the batch.
+    # Double, as timm computes strengths before it cuts them to whole levels.
     for draws in uniforms.cpu().double().split(DRAWS_PER_OP, dim=1):
         kind, applied, deviation, sign = draws.unbind(1)
         # The least number keeps the quantile finite, which times a deviation of 0 would be nan.

@@ -145,11 +145,10 @@ class EvalTransform:
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Pixels ``(3, size, size)`` of an RGB photo, uint8."""
-        if min(image.size) != self._short_side:
-            scaled = [int(self._short_side * side / min(image.size)) for side in image.size]
-            image = image.resize((scaled[0], scaled[1]), self._interpolation)
-        left = round((image.width - self._size) / 2)
-        top = round((image.height - self._size) / 2)
+        short = min(image.size)
+        width, height = (int(self._short_side * side / short) for side in image.size)
+        image = image.resize((width, height), self._interpolation)
+        left, top = round((width - self._size) / 2), round((height - self._size) / 2)
         return _to_array(image.crop((left, top, left + self._size, top + self._size)))
 
 
