@@ -1,5 +1,6 @@
 """Processes that train one net together: started by torchrun, or a single one without it."""
 
+import inspect
 import os
 import threading
 import time
@@ -16,6 +17,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
+# The first is deprecated where there is the second, from torch 2.14 on.
+_SYNC_BUFFERS = sorted(
+    {"broadcast_buffers", "forward_sync_buffers"}
+    & {*inspect.signature(DistributedDataParallel).parameters}
+)[-1]
 PARENT_LOST = 5  # exit code of a worker whose agent is gone
 
 
@@ -72,13 +78,13 @@ class Ranks:
         # would then add up in another order than one left alone, which changes bits from three
         # ranks on. It does not regroup where it looks for unused parameters.
         warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
-        cuda = self.device.type == "cuda"
+        options: dict[str, Any] = {_SYNC_BUFFERS: False}
         return DistributedDataParallel(
             model,
-            device_ids=[self.device] if cuda else None,
-            broadcast_buffers=False,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
             gradient_as_bucket_view=True,
             find_unused_parameters=True,
+            **options,
         )
 
 
