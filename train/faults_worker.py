@@ -4,6 +4,7 @@ A file ``fault`` in the run's folder holds what is to happen: a point of a save 
 kills itself, or ``delay SECONDS`` for rank 1. The file is removed when it happens.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -39,7 +40,8 @@ def arrange(run: Path) -> None:
     def step(self: Learner, *given: Any, **more: Any) -> Outcome:
         outcome = step_of(self, *given, **more)
         if rank == 0:
-            (run / PROGRESS).write_text(str(self.step_count))
+            with contextlib.suppress(OSError):  # the disk may be full
+                (run / PROGRESS).write_text(str(self.step_count))
         elif wanted().startswith("delay "):
             seconds = float(wanted().split()[1])
             fault.unlink()

@@ -1,4 +1,7 @@
 import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +251,25 @@ def test_a_save_that_failed_is_told_by_the_next_call_once(
     saver.save(3, state(3))
     saver.wait()
     assert loaded_step(tmp_path) == 3
+
+
+@pytest.mark.parametrize("room", [0, 500, 2000])
+def test_a_disk_that_takes_no_more_leaves_what_was_there(room: int, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 1, state(1))
+
+    with full_disk(room), pytest.raises(OSError, match=r"cannot save \S+2: File too large"):
+        save_checkpoint(tmp_path, 2, {"weight": torch.zeros(100_000)})
+
+    assert folders(tmp_path) == ["step-00000001"]
+    assert loaded_step(tmp_path) == 1
+
+
+@contextmanager
+def full_disk(room: int) -> Iterator[None]:
+    """No file may grow beyond ``room`` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -1,5 +1,7 @@
 """Checkpoints: folders that are either complete and verified, or ignored."""
 
+import hashlib
+import io
 import json
 import re
 import shutil
@@ -51,20 +53,22 @@ def save_checkpoint(
         raise ValueError(f"keep must be at least 1, got {keep}")
     final = run / f"{_PREFIX}{step:08d}"
     aside = run / f".{final.name}{_PARTIAL}"
-    _clear_left_overs(run)
+    # Through memory, for torch.save tells of a full disk by errors that cannot be told from others.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getbuffer()
+    manifest = {"step": step, "sha256": {_STATE: hashlib.sha256(data).hexdigest()}}
     try:
+        _clear_left_overs(run)
         aside.mkdir(parents=True)
-        torch.save(state, aside / _STATE)
-        manifest = {"step": step, "sha256": {_STATE: sha256_of(aside / _STATE)}}
+        (aside / _STATE).write_bytes(data)
         (aside / _MANIFEST).write_text(json.dumps(manifest, indent=2))
         on_point("before flush")
         for path in (*aside.iterdir(), aside):
             flush_to_disk(path)
-    except (OSError, RuntimeError) as error:  # torch.save tells of a full disk by RuntimeError
+    except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
-        if isinstance(error, OSError) or "PytorchStreamWriter" in str(error):
-            raise OSError(f"cannot save {final}: {_reason(run, error)}") from error
-        raise
+        raise OSError(f"cannot save {final}: {error.strerror or error}") from error
     on_point("before rename")
     if final.exists():
         final.rename(run / f".{final.name}{_REPLACED}{_PARTIAL}")
@@ -74,13 +78,6 @@ def save_checkpoint(
     on_point("after rename")
     _remove_old(run, final, keep, best_step)
     return final
-
-
-def _reason(run: Path, error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    free = shutil.disk_usage(run).free / 2**20
-    return f"the disk took no more ({free:.0f} MiB are free)"
 
 
 def load_checkpoint(
