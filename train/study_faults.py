@@ -399,7 +399,11 @@ def main(
     }
     for name in only or SCENARIOS:
         started = time.monotonic()
-        result = SCENARIOS[name](study)
+        try:
+            result = SCENARIOS[name](study)
+        except (RuntimeError, TimeoutError) as error:
+            click.echo(error, err=True)
+            result = Result(fault=name, same=[False], remark="FAILED")
         took = round(time.monotonic() - started)
         keep(results, name, {**asdict(result), **facts, "took": took})
         click.echo(f"{name}, {took} s: {result.row()}")
