@@ -42,7 +42,7 @@ class Job:
         options = f"--channels-last=off --save-every-steps={SAVE_EVERY} --workers=0"
         self._training = ["-m", "train.faults_worker", "test_resnet_gn_ws", "--recipe=faults"]
         self._training += ["--data", data, "--out", str(run), *options.split()]
-        self._training += ["--wait-minutes=2"]
+        self._training += ["--wait-minutes=1"]
 
     def start(self, endpoint: str = "localhost:0") -> subprocess.Popen[bytes]:
         """Start an agent."""

@@ -183,6 +183,19 @@ def settle_layout(
     return last
 
 
+def refuse_checkpoints(output: Path) -> None:
+    """See that a run starts anew.
+
+    Raises:
+        ValueError: The folder holds checkpoints.
+    """
+    if found := sorted(output.glob("step-*")):
+        raise ValueError(
+            f"{output} holds checkpoints, the newest {found[-1].name}; name another folder, or "
+            f"leave out --resume never to go on"
+        )
+
+
 @click.command(cls=OneLineErrors)
 @click.argument("model", metavar="MODEL")
 @click.option("--recipe", type=click.Choice(sorted(RECIPES)), required=True)
@@ -196,6 +209,13 @@ def settle_layout(
     help="Folder of the run; repeat the command with it to go on.",
 )
 @click.option("--micro-batch-size", type=click.IntRange(1), help="Images per pass of one rank.")
+@click.option(
+    "--resume",
+    type=click.Choice(["auto", "never"]),
+    default="auto",
+    show_default=True,
+    help="Go on with the newest checkpoint; or refuse a folder that holds any.",
+)
 @click.option("--workers", type=click.IntRange(0), help="That read files; one per core of a rank.")
 @click.option(
     "--save-every-steps", type=click.IntRange(1), help="Checkpoint as well every N steps."
@@ -235,8 +255,13 @@ def main(
         if threads:
             torch.set_num_threads(threads)
         with only_writer(output) if ranks.is_main else nullcontext():
+            if options.pop("resume") == "never":
+                refuse_checkpoints(output)
             run = build(name, recipe, data, output, ranks, options)
-            last = run.fit()
+            try:
+                last = run.fit()
+            finally:
+                run.task.close()
             report = run.log.finish({"model": name, "recipe": recipe, **last})
     if ranks.is_main:
         click.echo(f"done; {report}")

@@ -9,6 +9,7 @@ import json
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -322,6 +323,7 @@ def kill_a_node(study: Study) -> Result:
         job = study.job(ranks=1, nodes="2", restarts=10)
         endpoint = f"localhost:{PORT}"
         job.start(endpoint)
+        job.wait_for("rendezvous", lambda: listens(PORT))  # whoever is first holds it
         other = job.start(endpoint)
         job.wait_for_steps(30)
         starts, step = len(job.starts()), job.step()
@@ -343,6 +345,7 @@ def lose_a_node_for_good(study: Study) -> Result:
     job = study.job(ranks=1, nodes="1:2", restarts=10)
     endpoint = f"localhost:{PORT + 1}"
     job.start(endpoint)
+    job.wait_for("rendezvous", lambda: listens(PORT + 1))
     other = job.start(endpoint)
     job.wait_for_steps(30)
     starts, step = len(job.starts()), job.step()
@@ -355,6 +358,12 @@ def lose_a_node_for_good(study: Study) -> Result:
     job.finish()
     result.remark = "ends with one rank: the same batches, sums rounded otherwise"
     return result
+
+
+def listens(port: int) -> bool:
+    """Whether a process of this machine does at ``port``."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("localhost", port)) == 0
 
 
 @contextlib.contextmanager

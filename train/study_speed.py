@@ -101,6 +101,9 @@ class BareBetween:
     def names(self, epoch: int, step: int) -> list[str]:
         return []
 
+    def close(self) -> None:
+        pass
+
 
 def overhead(steps: int, ema: float | None) -> float:
     """Percent by which a step of the loop takes longer than a bare one."""

@@ -5,7 +5,7 @@ import shutil
 import tarfile
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -250,8 +250,11 @@ def test_a_decompression_bomb_is_refused_by_its_name(
 def test_arguments_that_cannot_be_are_refused(
     arguments: dict[str, Any], message: str, photos: LabelledImages, tmp_path: Path
 ) -> None:
+    def begin(_numbers: Iterable[int]) -> Iterable[int]:
+        raise AssertionError("it is to be refused before any photo is decoded")
+
     with pytest.raises(ValueError, match=message):
-        write_shards(photos, tmp_path / "out", **arguments)
+        write_shards(photos, tmp_path / "out", **arguments, progress=begin)
 
     assert list(tmp_path.iterdir()) == []
 

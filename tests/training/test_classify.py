@@ -108,6 +108,7 @@ def test_an_epoch_gone_on_with_gives_the_steps_that_were_left(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")
 def test_worker_processes_change_nothing(data: Path, tmp_path: Path) -> None:
     without = seen([task(open_as("files", data, MIXING, tmp_path), MIXING)])
     with_two = task(open_as("files", data, MIXING, tmp_path, workers=2), MIXING)

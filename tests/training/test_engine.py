@@ -269,3 +269,18 @@ def test_a_folded_net_is_refused() -> None:
 
     with pytest.raises(ValueError, match="cannot be trained"):
         learner(model)
+
+
+@pytest.mark.slow
+def test_a_compiled_net_learns_what_a_plain_one_learns() -> None:
+    plain = nn.Sequential(WSConv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.Flatten())
+    compiled = copy.deepcopy(plain)
+    given = (torch.randn(2, 3, 6, 6), torch.randn(2, 128))
+
+    losses = [
+        [one.step([given], squared_error, rate=1.0).loss for _ in range(3)]
+        for one in (learner(plain), learner(compiled, compiled=True))
+    ]
+
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert [*compiled.state_dict()] == [*plain.state_dict()]

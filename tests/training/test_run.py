@@ -59,6 +59,9 @@ class Line:
     def names(self, epoch: int, step: int) -> list[str]:
         return [f"photo {epoch}-{step}"]
 
+    def close(self) -> None:
+        pass
+
 
 def make(output: Path, task: Line | None = None, **limits: Any) -> Run:
     torch.manual_seed(0)

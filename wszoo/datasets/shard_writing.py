@@ -32,7 +32,7 @@ DEFAULT_SHARD_BYTES = 256 * 2**20
 _LOCK = ".lock"
 _AT_ONCE = 64  # photos in memory, encoded
 _NAMED = 5  # broken photos in an error
-_SHUFFLE = 101  # what its random numbers are for; wszoo/training/sampler.py counts from 0
+_SHUFFLE = 101  # what its random numbers are for; no Purpose of wszoo.training.sampler
 
 
 def write_shards(

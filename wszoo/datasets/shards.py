@@ -39,7 +39,7 @@ from wszoo.training.sampler import epoch_order
 
 SHARDS_PER_BLOCK = 8
 DEFAULT_CACHE_BYTES = 32 * 2**30
-_BLOCKS = 100  # what its random numbers are for; wszoo/training/sampler.py counts from 0
+_BLOCKS = 100  # what its random numbers are for; no Purpose of wszoo.training.sampler
 
 
 class OpenFile:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wszoo.training.augment import ERASING_DRAWS, random_erasing
 from wszoo.training.batches import BatchPlan, rank_chunks, steps_per_epoch
 from wszoo.training.distributed import Ranks
 from wszoo.training.engine import Learner
@@ -23,6 +24,7 @@ from wszoo.training.mixing import (
     soft_targets,
 )
 from wszoo.training.recipe import Recipe
+from wszoo.training.sampler import Purpose, sample_uniforms
 
 EVAL_BATCH = 250
 UNREADABLE = -1  # target of a photo that could not be read: no answer is right
@@ -92,6 +94,9 @@ class Source(Protocol):
     def held_out(self, chunks: Sequence[range], size: int, crop: float) -> Iterator[Photos]:
         """Photos to evaluate on, not normalised, by chunks of their numbers."""
 
+    def close(self) -> None:
+        """End what the source has started."""
+
 
 def digest_of(names: Iterable[str], targets: Iterable[int]) -> str:
     """Of file names, wherever the set lies, and of their classes."""
@@ -157,10 +162,13 @@ class Classification:
         )
 
     def _finish(self, loaded: Loaded) -> Photos:
-        """Mix and normalise."""
-        mixing, (images, targets) = loaded.request.mixing, loaded.photos
+        """Normalise, erase and mix."""
+        request, (images, targets), _ = loaded
+        images = self._erased(self._normalised(images), request, request.indices)
+        mixing = request.mixing
         if mixing is not None and loaded.partners is not None:
-            images = mix(images, loaded.partners.images, mixing)
+            partners = self._normalised(loaded.partners.images)
+            images = mix(images, self._erased(partners, request, mixing.partner), mixing)
             targets = soft_targets(
                 targets,
                 loaded.partners.targets,
@@ -168,7 +176,14 @@ class Classification:
                 self.source.num_classes,
                 self.recipe.label_smoothing,
             )
-        return Photos(self._normalised(images), targets)
+        return Photos(images, targets)
+
+    def _erased(self, images: Tensor, request: Request, indices: np.ndarray) -> Tensor:
+        recipe = self.recipe
+        if not recipe.erasing:
+            return images
+        draws = sample_uniforms(recipe.seed, request.epoch, indices, ERASING_DRAWS, Purpose.ERASE)
+        return random_erasing(images, torch.from_numpy(draws), prob=recipe.erasing)
 
     def _normalised(self, images: Tensor) -> Tensor:
         return ((images - self._mean) / self._std).contiguous(memory_format=self._layout)
@@ -226,6 +241,10 @@ class Classification:
         """The photos in step ``step`` of ``epoch``, over all ranks."""
         order = self.source.order(self.recipe.seed, epoch)
         return self.source.names(self._chosen(order, step))
+
+    def close(self) -> None:
+        """End the processes that read."""
+        self.source.close()
 
 
 def _tally(model: nn.Module, learner: Learner, images: Tensor, targets: Tensor) -> Tensor:

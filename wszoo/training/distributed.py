@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import sys
 import threading
 import time
 import warnings
@@ -22,6 +23,7 @@ _SYNC_BUFFERS = sorted(
     {"broadcast_buffers", "forward_sync_buffers"}
     & {*inspect.signature(DistributedDataParallel).parameters}
 )[-1]
+NOT_JOINED = 6  # exit code of a worker that could not reach the others
 PARENT_LOST = 5  # exit code of a worker whose agent is gone
 
 
@@ -109,12 +111,24 @@ def join_ranks(*, device: str | None = None, wait_minutes: float = 10) -> Iterat
     if "WORLD_SIZE" not in os.environ:
         yield Ranks(device=place)
         return
+    # Ranks that miss one another wait five times as long for gloo, for no reason that it tells.
+    late = threading.Timer(60 * wait_minutes, _give_up, [wait_minutes])
+    late.daemon = True
+    late.start()
     dist.init_process_group(
         "nccl" if place.type == "cuda" else "gloo", timeout=timedelta(minutes=wait_minutes)
     )
+    late.cancel()
     yield Ranks(dist.get_rank(), dist.get_world_size(), place)
     # Not on errors: the other ranks may be gone, and leaving politely would wait for them.
     dist.destroy_process_group()
+
+
+def _give_up(minutes: float) -> None:
+    rank, size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    said = f"wszoo: rank {rank} of {size} could not reach the others in {minutes:g} minutes"
+    print(f"{said}; start again", file=sys.stderr, flush=True)  # noqa: T201  it ends at once
+    os._exit(NOT_JOINED)
 
 
 def core_count() -> int:

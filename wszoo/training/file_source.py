@@ -192,6 +192,12 @@ class FileSource:
             self._quarantine(problems)
             yield self._on_device(pixels, targets)
 
+    def close(self) -> None:
+        """End the workers, which do not mind the signals that would end them otherwise."""
+        for loader in (self._loader, self._held_loader):
+            if loader._iterator is not None:
+                loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
+
     def _quarantine(self, problems: list[str]) -> None:
         """Write down photos that could not be read.
 

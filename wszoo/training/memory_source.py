@@ -4,16 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from wszoo.datasets import StoredImages
-from wszoo.training.augment import (
-    CROP_DRAWS,
-    ERASING_DRAWS,
-    random_erasing,
-    random_resized_crops,
-    resize,
-)
+from wszoo.training.augment import CROP_DRAWS, random_resized_crops, resize
 from wszoo.training.classify import Loaded, Photos, Request, digest_of
 from wszoo.training.randaugment import DRAWS_PER_OP, parse_randaugment, random_augment
 from wszoo.training.recipe import Recipe
@@ -68,16 +61,10 @@ class MemorySource:
         if recipe.auto_augment is not None:
             strength = parse_randaugment(recipe.auto_augment)
             count = strength["num_ops"] * DRAWS_PER_OP
-            draws = self._draws(request.epoch, indices, count, Purpose.RANDAUGMENT)
-            images = random_augment(images, draws, **strength)
-        if recipe.erasing:
-            draws = self._draws(request.epoch, indices, ERASING_DRAWS, Purpose.ERASE)
-            images = random_erasing(images, draws.to(device), prob=recipe.erasing)
+            seed, purpose = recipe.seed, Purpose.RANDAUGMENT
+            draws = sample_uniforms(seed, request.epoch, indices, count, purpose)
+            images = random_augment(images, torch.from_numpy(draws), **strength)
         return Photos(images, self._stored.targets[photos].to(device))
-
-    def _draws(self, epoch: int, indices: np.ndarray, count: int, purpose: Purpose) -> Tensor:
-        uniforms = sample_uniforms(self._recipe.seed, epoch, indices, count, purpose)
-        return torch.from_numpy(uniforms)
 
     def _crops_of(self, epoch: int) -> np.ndarray:
         """Random numbers for the crops of every photo of an epoch."""
@@ -95,3 +82,6 @@ class MemorySource:
             images = resize(images, round(size / crop))
             edge = (images.shape[-1] - size) // 2
             yield Photos(images[..., edge : edge + size, edge : edge + size], targets)
+
+    def close(self) -> None:
+        """Nothing is left to end."""

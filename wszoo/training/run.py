@@ -50,6 +50,9 @@ class Task(Protocol):
     def names(self, epoch: int, step: int) -> list[str]:
         """The images in step ``step`` of ``epoch``, over all ranks."""
 
+    def close(self) -> None:
+        """End what the task has started, such as processes that read."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
