@@ -47,6 +47,7 @@ COMMANDS = {
     "eval": ["eval", SMALL, "--data", "DATA"],
     "verify": ["verify", "FILE"],
     "fold": ["fold", SMALL, "-o", "NEW"],
+    "shards": ["shards", "make", "DATA", "-o", "FOLDER"],
     "lint": ["lint", SMALL],
     "demo": ["demo", "--out", "NEW"],
     "doctor": ["doctor"],
@@ -71,6 +72,7 @@ def test_a_command_does_its_work_and_reports_as_json(
     command: str, photo: Path, data: Path, tmp_path: Path
 ) -> None:
     paths = {"PHOTO": photo, "DATA": data, "NEW": tmp_path / "new.safetensors"}
+    paths["FOLDER"] = tmp_path / "folder"
     paths["FILE"] = ASSETS / wszoo.weights.find(SMALL).name / WEIGHTS_FILE
     arguments = [paths.get(argument, argument) for argument in COMMANDS[command]]
     has_json = any("--json" in option.opts for option in main.commands[command].params)
@@ -78,7 +80,7 @@ def test_a_command_does_its_work_and_reports_as_json(
     result = run(*arguments, *(["--json"] if has_json else []))
 
     assert result.exit_code == 0, result.output
-    assert has_json or command == "fold"
+    assert has_json or command in ("fold", "shards")
     assert json.loads(result.stdout) if has_json else result.stdout
 
 

@@ -288,7 +288,7 @@ def read_only_folder(study: Study) -> Result:
         subprocess.run(["mount", "-o", "remount,ro", str(job.run)], check=True)
         job.start()
         job.wait_for("refusal", job.ended)
-        refused = "Read-only file system" in job.said()
+        refused = "Read-only file system" in job.output.read_text(errors="replace")
         subprocess.run(["mount", "-o", "remount,rw", str(job.run)], check=True)
         starts = len(job.starts())
         job.start()

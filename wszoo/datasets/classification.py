@@ -19,6 +19,7 @@ ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 _DECODING_ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, struct.error),  # Pillow's readers of formats
     Image.DecompressionBombError,
+    Image.DecompressionBombWarning,  # where warnings are errors
 )
 _ARCHIVE_ERRORS = (tarfile.TarError, OSError, EOFError, lzma.LZMAError, zlib.error)
 _MEND = "replace or remove this file"
@@ -39,6 +40,10 @@ def open_image(source: Path | bytes, name: str | None = None) -> Image.Image:
     name = name or str(source if isinstance(source, Path) else "image")
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            most = Image.MAX_IMAGE_PIXELS
+            if most and image.width * image.height > most:  # Pillow itself warns up to twice of it
+                extent = f"{image.width} x {image.height}"
+                raise ValueError(f"{extent} pixels, it could be a decompression bomb")
             return _to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise FileNotFoundError(f"no such image: {name}") from None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from wszoo.datasets.classification import open_image
 from wszoo.datasets.fetching import Patience, RemoteFolder, fetch_file, remote_folder
 from wszoo.datasets.shard_manifest import (
     INDEX,
@@ -21,7 +22,6 @@ from wszoo.datasets.shard_manifest import (
     sample_key,
 )
 from wszoo.datasets.shards import (
-    decode_sample,
     fetch_manifest,
     is_url,
     local_folder,
@@ -269,7 +269,7 @@ def _check_sample(
         )
     if decode:
         try:
-            decode_sample(_content(tar, image), f"{where}:{image.name}")
+            open_image(_content(tar, image), f"{where}:{image.name}")
         except ValueError as error:
             yield str(error)
 

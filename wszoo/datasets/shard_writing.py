@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from wszoo.datasets.classification import IMAGE_SUFFIXES, LabelledImages
+from wszoo.datasets.classification import IMAGE_SUFFIXES, LabelledImages, open_image
 from wszoo.datasets.file_cache import try_lock
 from wszoo.datasets.shard_manifest import (
     INDEX,
@@ -24,7 +24,6 @@ from wszoo.datasets.shard_manifest import (
     sample_key,
     shard_name,
 )
-from wszoo.datasets.shards import decode_sample
 from wszoo.files import flush_to_disk, sha256_of
 
 QUARANTINE = "quarantine.tsv"
@@ -102,7 +101,7 @@ def _decoded(
         source, name = images.sources[index], images.names[index]
         try:
             data = source if isinstance(source, bytes) else source.read_bytes()
-            decode_sample(data, name)
+            open_image(data, name)
         except OSError as error:
             return index, b"", error.strerror or str(error)
         except ValueError as error:

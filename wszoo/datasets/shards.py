@@ -118,7 +118,7 @@ class ShardedImages:
             ValueError: It is damaged; the message names the shard and the key.
             ConnectionError: Its shard could not be fetched.
         """
-        return decode_sample(self.read(index), f"{self.files}/{self.names[index]}")
+        return open_image(self.read(index), f"{self.files}/{self.names[index]}")
 
     def read(self, index: int) -> bytes:
         """Photo ``index`` as it is encoded.
@@ -145,26 +145,6 @@ class ShardedImages:
         if isinstance(self.files, LocalShards):
             return epoch_order(seed, epoch, len(self))
         return blockwise_order(seed, epoch, [shard.count for shard in self.manifest.shards])
-
-
-def decode_sample(data: bytes, name: str) -> Image.Image:
-    """Decode one photo to upright RGB; ``name`` is what errors call it.
-
-    Raises:
-        ValueError: It is damaged, or larger than ``PIL.Image.MAX_IMAGE_PIXELS``, up to twice of
-            which Pillow would let pass with a warning.
-    """
-    try:
-        image = open_image(data, name)
-    except Image.DecompressionBombWarning as error:  # where warnings are errors
-        raise ValueError(f"cannot decode {name}: {error}; replace or remove this file") from error
-    most = Image.MAX_IMAGE_PIXELS
-    if most is not None and image.width * image.height > most:
-        raise ValueError(
-            f"cannot decode {name}: {image.width} x {image.height} are more than {most} pixels, "
-            f"it could be a decompression bomb; replace or remove this file"
-        )
-    return image
 
 
 def blockwise_order(

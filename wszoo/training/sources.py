@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from wszoo.datasets import open_shards, read_labelled_images, store_images
+from wszoo.datasets.fetching import Patience
 from wszoo.training.classify import Source
 from wszoo.training.distributed import Ranks
-from wszoo.training.file_source import FileSource, Labelled
+from wszoo.training.file_source import READ_TIMEOUT, FileSource, Labelled
 from wszoo.training.memory_source import MemorySource
 from wszoo.training.recipe import Recipe
 from wszoo.training.runlog import RunLog
@@ -51,7 +52,9 @@ def open_source(
 def open_images(data: str, split: str, cache: Path) -> Labelled:
     """A split of a folder, of archives, or of shards."""
     if "://" in data:
-        return open_shards(f"{data.rstrip('/')}/{split}", cache=cache)
+        # A reader that takes longer would be given up without naming the shard.
+        patience = Patience(limit=0.8 * READ_TIMEOUT)
+        return open_shards(f"{data.rstrip('/')}/{split}", cache=cache, patience=patience)
     path = Path(data)
     for folder in (path / split, path):
         if (folder / "manifest.json").exists():
