@@ -3,6 +3,8 @@
 Alone or under torchrun. However a run ends, repeating its command goes on with it.
 """
 
+import copy
+import os
 import time
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -14,6 +16,7 @@ import timm
 import torch
 from timm.data import resolve_model_data_config
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from train.recipes import RECIPES
 from wszoo.terminal import OneLineErrors, check_name
@@ -30,10 +33,11 @@ from wszoo.training.sources import open_source
 
 
 def make_model(name: str, recipe: Recipe, num_classes: int) -> nn.Module:
-    """The net with fresh weights that ``recipe.seed`` decides, ready to train."""
+    """The net with fresh weights that ``recipe.seed`` decides, or a probe on trained ones."""
     torch.manual_seed(recipe.seed)
     more: dict[str, Any] = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
-    model: nn.Module = timm.create_model(name, num_classes=num_classes, **more)
+    trained = recipe.linear_probe  # a probe is put on features that were learned before
+    model: nn.Module = timm.create_model(name, pretrained=trained, num_classes=num_classes, **more)
     if recipe.linear_probe:
         model.requires_grad_(False)
         classifier_of(model).requires_grad_(True)
@@ -49,6 +53,7 @@ def classifier_of(model: nn.Module) -> nn.Module:
 
 def prefers_channels_last(model: nn.Module, recipe: Recipe, plan: BatchPlan, ranks: Ranks) -> bool:
     """Whether a forward and backward pass is faster in that layout, here and now."""
+    model = copy.deepcopy(model)  # BatchNorm would learn from what is shown here
     pixels, device = recipe.size_at(0), ranks.device
     images = torch.randn((plan.micro_batch_size, 3, pixels, pixels), device=device)
     half = recipe.precision != "fp32"
@@ -65,7 +70,6 @@ def prefers_channels_last(model: nn.Module, recipe: Recipe, plan: BatchPlan, ran
             assert parameter.grad is not None
             parameter.grad.sum().item()  # waits for a GPU
         seconds[last] = time.perf_counter() - started
-    model.zero_grad()
     return ranks.share(seconds[True] < 0.98 * seconds[False])
 
 
@@ -107,9 +111,14 @@ def build(
         every=options["log_every"],
         tensorboard=options["tensorboard"],
     )
-    workers = core_count() if options["workers"] is None else options["workers"]
+    workers = readers(ranks) if options["workers"] is None else options["workers"]
     source = open_source(data, recipe, output.parent / "cache", ranks, workers=workers, log=log)
     model = make_model(name, recipe, source.num_classes).to(ranks.device)
+    if ranks.size > 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
+        raise ValueError(
+            f"{name} has BatchNorm, whose statistics would differ from rank to rank; train it with "
+            f"one rank"
+        )
     settings = {
         "model": name,
         "recipe": recipe_name,
@@ -152,9 +161,17 @@ def build(
     more = {"computed on": f"{hardware()}, {layout}", "resumed at": f"step {learner.step_count:,}"}
     log.plan(plan_rows(name, recipe, task, model, more))
     if ranks.is_main:
-        for change in note_start(output, ranks=ranks.size, step=learner.step_count):
+        how = {key: options[key] for key in ("micro_batch_size", "compile", "deterministic")}
+        for change in note_start(output, ranks=ranks.size, step=learner.step_count, **how):
             log.event(f"{change}: the run goes on, its bits may differ from one left alone")
     return run
+
+
+def readers(ranks: Ranks) -> int:
+    """Processes that read files: one for each core of this rank."""
+    if ranks.device.type == "cpu":
+        return core_count()  # each rank has cores of its own
+    return max(1, core_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def settle_layout(
@@ -248,9 +265,13 @@ def main(
     **options: Any,
 ) -> None:
     """Train MODEL by a recipe on the train split under --data, resuming where it stood."""
-    name = check_name(model).split(".")[0]
+    name = check_name(model)
+    if not RECIPES[recipe].linear_probe:
+        name = name.split(".")[0]  # weights are made anew
     output.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which repeats to the bit
     torch.use_deterministic_algorithms(deterministic)
+    options["deterministic"] = deterministic
     with join_ranks(device=device, wait_minutes=wait_minutes) as ranks:
         if threads:
             torch.set_num_threads(threads)

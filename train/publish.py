@@ -38,12 +38,16 @@ LICENSE = "imagenet-research"
 
 def finished_weights(run: Path) -> dict[str, Tensor]:
     """The weights of the newest checkpoint: their moving average, where one was kept."""
-    loaded = load_checkpoint(run)
+    loaded = load_checkpoint(run, on_damaged=_refuse_damaged)
     if loaded is None:
         raise click.ClickException(f"{run} holds no checkpoint; train it first")
     learner = loaded[0]["learner"]
     weights: dict[str, Tensor] = learner["model"] if learner["ema"] is None else learner["ema"]
     return weights
+
+
+def _refuse_damaged(folder: Path) -> None:
+    raise click.ClickException(f"{folder} is damaged; repeat the run's command to make it again")
 
 
 def held_out_by_pixels(run: Path, data: Path) -> dict[int, float]:
@@ -77,7 +81,12 @@ def export(run: Path, pixels: int) -> tuple[Weights, dict[str, Any]]:
     facts = json.loads((run / "run.json").read_text())
     state_dict = finished_weights(run)
     epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    tag = f"e{epochs[-1]['epoch']}_tin200"
+    recipe = RECIPES[facts["recipe"]]
+    if len(epochs) < recipe.epochs:
+        raise click.ClickException(
+            f"{run} has {len(epochs)} of {recipe.epochs} epochs; repeat its command to go on"
+        )
+    tag = facts["recipe"]
     folder = ASSETS / f"{facts['model']}.{tag}"
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "pt", "model": facts["model"], "tag": tag, "formula": "jhu"}

@@ -18,11 +18,12 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from train.pretrain import main, make_model
+from train.pretrain import build, main, make_model
 from train.recipes import RECIPES
 from wszoo.datasets import read_labelled_images
 from wszoo.datasets.shard_writing import write_shards
 from wszoo.training.checkpoint import load_checkpoint
+from wszoo.training.distributed import Ranks
 from wszoo.training.recipe import make_optimizer
 
 ROOT = Path(__file__).parents[2]
@@ -167,6 +168,24 @@ def test_shards_behind_a_url_are_gone_on_with_bit_by_bit(data: Path, tmp_path: P
     assert_same_weights(tmp_path / "alone", tmp_path / "parts")
 
 
+def test_batch_norm_is_refused_on_several_ranks(data: Path, tmp_path: Path) -> None:
+    options = {"micro_batch_size": None, "log_every": 50, "tensorboard": False, "workers": 0}
+
+    with pytest.raises(ValueError, match="resnet10t has BatchNorm, .*; train it with one rank"):
+        build("resnet10t", "faults", str(data), tmp_path, Ranks(rank=0, size=2), options)
+
+
+def test_shards_are_refused_by_a_recipe_that_stores_photos(data: Path, tmp_path: Path) -> None:
+    write_shards(read_labelled_images(data), tmp_path / "shards")
+
+    for place in (str(tmp_path / "shards"), "http://localhost/shards"):
+        words = command(data, tmp_path / "run")
+        words[words.index(str(data))] = place
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 3
+        assert "takes folders" in result.stderr
+
+
 def test_a_batch_that_does_not_fit_is_told_before_the_start(data: Path, tmp_path: Path) -> None:
     result = call(data, tmp_path / "run", "--micro-batch-size", "3")
 
@@ -223,7 +242,8 @@ def test_a_broken_photo_is_quarantined_and_another_takes_its_place(
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     assert 1 <= len(events) <= 5, "each is told once"
     for event in events:
-        assert "no image of a known format" in event["quarantined"]
+        assert "no image of a known format" in json.dumps(event)
+        assert event["quarantined"] in (run / "quarantine.tsv").read_text(encoding="utf-8")
     assert "another photo takes its place" in result.stderr
 
 

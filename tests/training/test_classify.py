@@ -11,6 +11,7 @@ from PIL import Image
 
 import wszoo  # noqa: F401  registers the variants
 from wszoo.datasets import read_labelled_images, store_images
+from wszoo.training import classify, file_source
 from wszoo.training.batches import plan_batches
 from wszoo.training.classify import Classification, Photos, Source
 from wszoo.training.distributed import Ranks
@@ -31,6 +32,7 @@ RECIPE = Recipe(
     precision="fp32",
     held_out_per_class=4,
 )
+MEAN, STD = (0.5,) * 3, (0.25,) * 3
 MIXING = replace(RECIPE, mixup=0.2, cutmix=1.0, auto_augment="rand-m9-mstd0.5-inc1", erasing=0.25)
 
 
@@ -61,7 +63,7 @@ def open_as(kind: str, data: Path, recipe: Recipe, tmp: Path, workers: int = 0) 
 def task(source: Source, recipe: Recipe, ranks: Ranks | None = None, micro: int = 8) -> Any:
     ranks = ranks or Ranks()
     plan = plan_batches(recipe.batch_size, ranks.size, micro)
-    return Classification(source, recipe, plan, ranks, mean=(0.5,) * 3, std=(0.25,) * 3)
+    return Classification(source, recipe, plan, ranks, mean=MEAN, std=STD)
 
 
 def seen(tasks: list[Any], epoch: int = 0) -> list[bytes]:
@@ -192,7 +194,9 @@ def test_too_many_that_cannot_be_read_end_the_run(data: Path, tmp_path: Path) ->
             (copy / name / photo.name).write_bytes(b"" if index % 4 else photo.read_bytes())
     one = task(open_as("files", tmp_path / "data", RECIPE, tmp_path), RECIPE)
 
-    with pytest.raises(ValueError, match="of 36 photos cannot be read, the last: "):
+    with pytest.raises(
+        ValueError, match=r"of 36 photos cannot be read; \S+quarantine.tsv names them, the last: "
+    ):
         list(one.batches(0, 0))
 
 
@@ -204,6 +208,7 @@ def test_every_loss_is_finite_and_has_a_gradient(
     monkeypatch.setattr(
         timm, "create_model", lambda name, pretrained=False, **more: made(name, num_classes=3)
     )
+    monkeypatch.setattr(classify, "resolve_model_data_config", lambda _: {"mean": MEAN, "std": STD})
     recipe = replace(MIXING, **changes)
     one = task(open_as("memory", data, recipe, tmp_path), recipe)
     model = timm.create_model("test_resnet_gn_ws", num_classes=3).train()
@@ -223,6 +228,7 @@ def test_a_student_that_answers_as_its_teacher_has_only_the_labels_to_learn(
     torch.manual_seed(0)
     model = timm.create_model("test_resnet_gn_ws", num_classes=3).eval()
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: model)
+    monkeypatch.setattr(classify, "resolve_model_data_config", lambda _: {"mean": MEAN, "std": STD})
     source = open_as("memory", data, RECIPE, tmp_path)
     taught = task(source, replace(RECIPE, distill="itself", distill_weight=0.25))
     photos = Photos(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]))
@@ -237,6 +243,29 @@ def test_a_teacher_of_other_classes_is_refused(data: Path, tmp_path: Path) -> No
 
     with pytest.raises(ValueError, match="teacher test_resnet_gn_ws has 200 classes, the data has"):
         task(open_as("memory", data, recipe, tmp_path), recipe)
+
+
+def test_a_teacher_that_sees_photos_otherwise_is_refused(data: Path, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, distill="test_resnet_gn_ws")
+    source = open_as("memory", data, recipe, tmp_path)
+    source.num_classes = 200
+
+    with pytest.raises(ValueError, match=r"takes photos with mean \(0.485, .* the student with"):
+        task(source, recipe)
+
+
+def test_a_broken_photo_is_replaced_by_one_that_is_trained_on(data: Path, tmp_path: Path) -> None:
+    images = read_labelled_images(data, "train")
+    train, _ = held_out_split(images.targets, 4)
+    broken = replace(images, sources=(*images.sources[:7], b"", *images.sources[8:]))
+    reader = file_source._Reader(broken, train, RECIPE)
+
+    made = [reader[file_source._Key(0, photo, 32)] for photo in (7, 12)]
+
+    assert made[0].problem is not None
+    assert made[0].problem[0] == images.names[7]
+    assert made[0].target == images.targets[12], "8 to 11 are kept to choose by"
+    assert made[1].problem is None
 
 
 def test_the_photos_chosen_by_are_never_trained_on() -> None:

@@ -51,4 +51,4 @@ def test_a_line_torn_by_a_kill_is_no_obstacle(tmp_path: Path) -> None:
     with (tmp_path / "starts.jsonl").open("a") as file:
         file.write('{"ranks": 1, "st')
 
-    assert note_start(tmp_path, ranks=2, step=1) == []
+    assert note_start(tmp_path, ranks=2, step=1) == ["ranks was 1 before and is 2 now"]

@@ -271,6 +271,19 @@ def test_a_folded_net_is_refused() -> None:
         learner(model)
 
 
+def test_fp16_goes_on_after_a_loss_that_is_not_finite() -> None:
+    model = nn.Linear(3, 2)
+    trained = learner(model, precision="fp16")
+    good = (torch.randn(4, 3), torch.randn(4, 2))
+    bad = (torch.full((4, 3), torch.nan), torch.zeros(4, 2))
+
+    taken = [
+        trained.step([batch], squared_error, rate=1.0).taken for batch in (good, bad, bad, good)
+    ]
+
+    assert taken == [True, False, False, True]
+
+
 @pytest.mark.slow
 def test_a_compiled_net_learns_what_a_plain_one_learns() -> None:
     plain = nn.Sequential(WSConv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.Flatten())

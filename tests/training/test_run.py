@@ -176,8 +176,11 @@ def test_too_many_of_them_in_a_row_end_the_run_with_the_last_good_weights(tmp_pa
     task.bad = {*range(6, 15)}
 
     with pytest.raises(FloatingPointError, match=r"3 steps in a row .* weights of step 6 are kept"):
-        make(tmp_path, task, max_skipped=3, save_every_steps=1).fit()
+        make(tmp_path, task, max_skipped=3, save_minutes=1e9).fit()
 
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    assert loaded[0]["learner"]["step"] == 9, "saved when it gave up"
     assert all(torch.isfinite(value).all() for value in weights(tmp_path))
 
 

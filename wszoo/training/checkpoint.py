@@ -125,12 +125,14 @@ class Saver:
         """Begin to save, once the save before is done.
 
         Raises:
-            OSError: The save before failed.
+            OSError: The save before failed; this one has begun.
         """
-        self.wait()
+        before, copied = self._pending, _copied(state)
         self._pending = self._writer.submit(
-            save_checkpoint, self._run, step, _copied(state), keep=self._keep, best_step=best_step
+            save_checkpoint, self._run, step, copied, keep=self._keep, best_step=best_step
         )
+        if before is not None:
+            before.result()
 
     def wait(self) -> None:
         """Return once nothing is left to write.

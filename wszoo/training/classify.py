@@ -9,6 +9,7 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
+from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from wszoo.training.augment import ERASING_DRAWS, random_erasing
@@ -128,7 +129,7 @@ class Classification:
         self._mean = torch.tensor(mean, device=ranks.device).view(3, 1, 1) * 255
         self._std = torch.tensor(std, device=ranks.device).view(3, 1, 1) * 255
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
-        self._teacher = _load_teacher(recipe, source.num_classes, ranks.device)
+        self._teacher = _load_teacher(recipe, source.num_classes, (mean, std), ranks.device)
 
     def batches(self, epoch: int, first_step: int) -> Iterator[list[Photos]]:
         """This rank's micro-batches of each step of ``epoch`` from ``first_step`` on."""
@@ -257,11 +258,16 @@ def _tally(model: nn.Module, learner: Learner, images: Tensor, targets: Tensor) 
     return torch.stack([hits[:, 0].sum(), hits.sum(), loss]).double()
 
 
-def _load_teacher(recipe: Recipe, num_classes: int, device: torch.device) -> nn.Module | None:
+def _load_teacher(
+    recipe: Recipe,
+    num_classes: int,
+    normalisation: tuple[Sequence[float], Sequence[float]],
+    device: torch.device,
+) -> nn.Module | None:
     """The net whose answers are learned.
 
     Raises:
-        ValueError: It rates other classes.
+        ValueError: It rates other classes, or sees photos with another mean or deviation.
     """
     if recipe.distill is None:
         return None
@@ -270,5 +276,12 @@ def _load_teacher(recipe: Recipe, num_classes: int, device: torch.device) -> nn.
         raise ValueError(
             f"the teacher {recipe.distill} has {teacher.num_classes} classes, the data has "
             f"{num_classes}; choose one that was trained on them"
+        )
+    cfg = resolve_model_data_config(teacher)
+    if (tuple(cfg["mean"]), tuple(cfg["std"])) != tuple(map(tuple, normalisation)):
+        raise ValueError(
+            f"the teacher {recipe.distill} takes photos with mean {cfg['mean']} and deviation "
+            f"{cfg['std']}, the student with {normalisation[0]} and {normalisation[1]}; choose "
+            f"another teacher"
         )
     return teacher.eval().requires_grad_(False).to(device)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from wszoo.training.rows import replace_file
+from wszoo.training.rows import append_row, read_rows, replace_file
 
 _RUN, _STARTS = "run.json", "starts.jsonl"
 
@@ -73,15 +73,11 @@ def note_start(output: Path, *, ranks: int, step: int, **more: Any) -> list[str]
         **more,
     }
     path = output / _STARTS
-    lines = path.read_text().splitlines() if path.exists() else []
-    with path.open("a") as file:
-        file.write(json.dumps({"time": time.strftime("%F %T %z"), "step": step, **facts}) + "\n")
-    if not lines:
+    append_row(path, {"time": time.strftime("%F %T %z"), "step": step, **facts})
+    rows, _ = read_rows(path)
+    if len(rows) < 2:
         return []
-    try:
-        before = json.loads(lines[-1])
-    except ValueError:  # torn by a kill
-        return []
+    before = rows[-2]
     return [
         f"{key} was {before.get(key)} before and is {value} now"
         for key, value in facts.items()

@@ -125,9 +125,10 @@ class Learner:
         news = torch.stack([total, norm.to(total), total.new_tensor(float(stop))])
         mean_loss, grad_norm, stops = self._agree(news)
         finite = math.isfinite(mean_loss) and math.isfinite(grad_norm)
-        # A scaler passes over gradients that overflow by itself, and learns its scale from them.
-        if finite or (self._scaler.is_enabled() and math.isfinite(mean_loss)):
+        if finite:
             self._update(rate, grad_norm)
+        elif self._scaler.is_enabled():
+            self._scaler.update()  # learns its scale from gradients that overflow
         self.skipped = 0 if finite else self.skipped + 1
         self.optimizer.zero_grad()
         self.step_count += 1

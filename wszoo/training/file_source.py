@@ -19,6 +19,7 @@ from wszoo.training.sampler import Purpose, epoch_order, sample_generator
 from wszoo.training.transforms import EvalTransform, TrainTransform
 
 READ_TIMEOUT = 300.0  # seconds that a batch may take to be read
+QUARANTINE = "quarantine.tsv"  # in the folder of a run
 MOST_BROKEN = 0.01  # share of photos
 
 
@@ -51,14 +52,14 @@ class _Key(NamedTuple):
 class _Made(NamedTuple):
     pixels: np.ndarray
     target: int
-    problem: str | None
+    problem: tuple[str, str] | None  # name of a photo and what is wrong with it
 
 
 class _Reader(Dataset[_Made]):
     """Runs in worker processes: a key to pixels, as a pure function of seed and key."""
 
-    def __init__(self, images: Labelled, recipe: Recipe) -> None:
-        self._images, self._recipe = images, recipe
+    def __init__(self, images: Labelled, chosen: np.ndarray, recipe: Recipe) -> None:
+        self._images, self._chosen, self._recipe = images, np.sort(chosen), recipe
 
     def __getitem__(self, key: _Key) -> _Made:
         recipe = self._recipe
@@ -72,13 +73,13 @@ class _Reader(Dataset[_Made]):
         )
         generator = sample_generator(recipe.seed, key.epoch, key.photo, Purpose.AUGMENT)
         problem = None
-        for offset in range(len(self._images)):
-            index = (key.photo + offset) % len(self._images)
+        place = int(np.searchsorted(self._chosen, key.photo))
+        for index in np.roll(self._chosen, -place).tolist():
             try:
                 pixels = train(self._images.image(index), generator)
                 return _Made(pixels, int(self._images.targets[index]), problem)
             except (ValueError, FileNotFoundError) as error:
-                problem = problem or str(error)
+                problem = problem or (self._images.names[index], str(error))
         raise ValueError(f"no photo can be read; the first: {problem}")
 
     def _to_evaluate(self, key: _Key) -> _Made:
@@ -88,7 +89,7 @@ class _Reader(Dataset[_Made]):
             return _Made(pixels, int(self._images.targets[key.photo]), None)
         except (ValueError, FileNotFoundError) as error:
             blank = np.zeros((3, key.size, key.size), np.uint8)
-            return _Made(blank, UNREADABLE, str(error))
+            return _Made(blank, UNREADABLE, (self._images.names[key.photo], str(error)))
 
 
 class _Keys:
@@ -104,9 +105,9 @@ class _Keys:
 class FileSource:
     """Photos read from files or shards by worker processes, each augmented there.
 
-    A photo that cannot be read is named in the run's events and counted. In training the next
-    one that can be read takes its place, the same in every process; in evaluation it counts as
-    not recognised.
+    A photo that cannot be read is named in ``quarantine.tsv`` of the run, whichever rank met it,
+    and in the events of rank 0. In training the next one that can be read takes its place, the
+    same in every process; in evaluation it counts as not recognised.
     """
 
     def __init__(
@@ -123,17 +124,19 @@ class FileSource:
         self._images, self._train, self._recipe, self._device = images, train, recipe, device
         held, self._held_indices = held_out
         self._log = log
-        self._broken: set[str] = set()
+        self._broken = self._read_quarantine()
         self.num_classes = len(images.classes)
         self.held_out_count = len(self._held_indices)
         self.digest = digest_of(images.names, images.targets)
-        self._keys, self._loader = self._make_loader(images, workers)
-        self._held_keys, self._held_loader = self._make_loader(held, workers)
+        self._keys, self._loader = self._make_loader(images, train, workers)
+        self._held_keys, self._held_loader = self._make_loader(held, self._held_indices, workers)
 
-    def _make_loader(self, images: Labelled, workers: int) -> tuple[_Keys, DataLoader[Any]]:
+    def _make_loader(
+        self, images: Labelled, chosen: np.ndarray, workers: int
+    ) -> tuple[_Keys, DataLoader[Any]]:
         keys = _Keys()
         loader: DataLoader[Any] = DataLoader(
-            _Reader(images, self._recipe),
+            _Reader(images, chosen, self._recipe),
             batch_sampler=keys,
             num_workers=workers,
             collate_fn=_collate,
@@ -197,21 +200,34 @@ class FileSource:
         for loader in (self._loader, self._held_loader):
             if loader._iterator is not None:
                 loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
+                for worker in loader._iterator._workers:  # type: ignore[attr-defined]
+                    worker.kill()  # such as one that waits for a disk
 
-    def _quarantine(self, problems: list[str]) -> None:
+    def _read_quarantine(self) -> set[str]:
+        """Names that were written down before, by any process of the run."""
+        path = self._log.output / QUARANTINE
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return {line.split("\t")[0] for line in lines}
+
+    def _quarantine(self, problems: list[tuple[str, str]]) -> None:
         """Write down photos that could not be read.
 
         Raises:
             ValueError: There are too many to go on.
         """
-        new = [problem for problem in problems if problem not in self._broken]
+        new = {name: reason for name, reason in problems if name not in self._broken}
+        if not new:
+            return
         self._broken.update(new)
-        for problem in new:
-            self._log.event(f"{problem}; another photo takes its place", quarantined=problem)
+        self._log.output.mkdir(parents=True, exist_ok=True)
+        with (self._log.output / QUARANTINE).open("a", encoding="utf-8") as file:
+            file.writelines(f"{name}\t{' '.join(new[name].split())}\n" for name in new)
+        for name, reason in new.items():
+            self._log.event(f"{reason}; another photo takes its place", quarantined=name)
         if len(self._broken) > max(10, MOST_BROKEN * len(self._images)):
             raise ValueError(
-                f"{len(self._broken)} of {len(self._images)} photos cannot be read, the last: "
-                f"{problems[-1]}; see events.jsonl of the run for all"
+                f"{len(self._broken)} of {len(self._images)} photos cannot be read; "
+                f"{self._log.output / QUARANTINE} names them, the last: {problems[-1][0]}"
             )
 
 
@@ -222,7 +238,7 @@ def _ignore_signals(_worker: int) -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _collate(made: list[_Made]) -> tuple[Tensor, Tensor, list[str]]:
+def _collate(made: list[_Made]) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
     pixels, targets, problems = zip(*made, strict=True)
     told = [problem for problem in problems if problem is not None]
     return torch.from_numpy(np.stack(pixels)), torch.tensor(targets), told

@@ -276,6 +276,7 @@ class Run:
             images=self.task.names(epoch, index),
         )
         if skipped >= self.limits.max_skipped:
+            self._save()
             self._saver.wait()
             raise FloatingPointError(
                 f"{skipped} steps in a row had no finite loss, the last of them step {step}; the "

@@ -39,6 +39,11 @@ def open_source(
         return FileSource(
             images, train, (others, held), recipe, ranks.device, workers=workers, log=log
         )
+    folders = (Path(data), Path(data) / "train")
+    if "://" in data or any((folder / "manifest.json").exists() for folder in folders):
+        raise ValueError(f"{data} holds shards; a recipe that stores decoded photos takes folders")
+    if recipe.color_jitter is not None:
+        raise ValueError("a recipe that stores decoded photos takes no color_jitter; leave it out")
     if not ranks.is_main:
         ranks.wait()
     stored = store_images(Path(data), "train", recipe.stored_pixels, cache)

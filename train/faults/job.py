@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from train.faults_worker import FAULT, PID, PROGRESS
+from train.faults.worker import FAULT, PID, PROGRESS
 from wszoo.training.checkpoint import load_checkpoint
 
 SAVE_EVERY = 20  # steps
@@ -40,7 +40,7 @@ class Job:
         self._torchrun = [sys.executable, "-m", "torch.distributed.run", *words.split()]
         self._torchrun += more.split()
         options = f"--channels-last=off --save-every-steps={SAVE_EVERY} --workers=0"
-        self._training = ["-m", "train.faults_worker", "test_resnet_gn_ws", "--recipe=faults"]
+        self._training = ["-m", "train.faults.worker", "test_resnet_gn_ws", "--recipe=faults"]
         self._training += ["--data", data, "--out", str(run), *options.split()]
         self._training += ["--wait-minutes=1"]
 
@@ -85,7 +85,7 @@ class Job:
         for path in sorted(self.run.glob(PID.format("*"))):
             with contextlib.suppress(OSError, ValueError):
                 pid = int(path.read_text())
-                if b"faults_worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                if b"train.faults.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     found.append(pid)
         return found
 

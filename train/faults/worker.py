@@ -21,9 +21,10 @@ PROGRESS, FAULT, PID = "progress", "fault", "rank-{}.pid"
 
 def arrange(run: Path) -> None:
     """Put the kills and delays into the places that they are for."""
-    run.mkdir(parents=True, exist_ok=True)
     fault, rank = run / FAULT, int(os.environ["RANK"])
-    (run / PID.format(rank)).write_text(str(os.getpid()))
+    with contextlib.suppress(OSError):  # such as a folder that cannot be written to
+        run.mkdir(parents=True, exist_ok=True)
+        (run / PID.format(rank)).write_text(str(os.getpid()))
     step_of = Learner.step
 
     def wanted() -> str:
