@@ -115,16 +115,16 @@ def _read_labels(file: str) -> list[tuple[str, str]]:
 WEIGHTS: tuple[Weights, ...] = (
     Weights(
         model="resnet18_gn_ws",
-        tag="e6_tin200",
-        sha256="7491dd094791cc35add7685d827addb0493bd829008af460170789865470a378",
+        tag="e14_tin200",
+        sha256="fd803c289ba96e6151db16b046f503824ef82ebce0b5e9d0314721e04aba7eff",
         license="imagenet-research",
         num_classes=200,
         labels="tin200.tsv",
         input_size=(3, 80, 80),
         crop_pct=1.0,
         interpolation="bicubic",
-        recipe="e6_tin200",
-        metrics={"Tiny ImageNet val": {"top1": 44.28, "top5": 70.89}},
+        recipe="e14_tin200",
+        metrics={"Tiny ImageNet val": {"top1": 50.74, "top5": 75.83}},
         packaged=True,
     ),
     Weights(
