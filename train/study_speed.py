@@ -188,6 +188,7 @@ def main(
         return
     if photos is None:
         raise click.UsageError("give --photos, a folder of class folders such as Tiny ImageNet")
+    facts = {"model": MODEL, "pixels": PIXELS, "hardware": hardware(), "code": code_version()}
     found = {
         "overhead_percent": round(overhead(steps, None), 2),
         "overhead_with_ema_percent": round(overhead(steps, 0.999), 2),
@@ -198,7 +199,6 @@ def main(
             speeds[ranks].append(images_per_second(ranks, steps // 2))
     found["two_ranks_over_one"] = round(median(speeds[2]) / median(speeds[1]), 3)
     found["waiting_percent"] = round(waiting(photos, 2 * steps), 2)
-    facts = {"model": MODEL, "pixels": PIXELS, "hardware": hardware(), "code": code_version()}
     speed = {str(ranks): [round(value, 1) for value in values] for ranks, values in speeds.items()}
     text = json.dumps({**found, "images_per_second": speed, **facts}, indent=2)
     results.write_text(text + "\n")
