@@ -33,10 +33,13 @@ from wszoo.training.sources import open_source
 
 
 def make_model(name: str, recipe: Recipe, num_classes: int) -> nn.Module:
-    """The net with fresh weights that ``recipe.seed`` decides, or a probe on trained ones."""
+    """The net with fresh weights that ``recipe.seed`` decides, or with those it starts from."""
     torch.manual_seed(recipe.seed)
     more: dict[str, Any] = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
-    trained = recipe.linear_probe  # a probe is put on features that were learned before
+    if recipe.start_tag is not None:
+        name = f"{name}.{recipe.start_tag}"
+    # A probe is put on features that were learned before.
+    trained = recipe.linear_probe or recipe.start_tag is not None
     model: nn.Module = timm.create_model(name, pretrained=trained, num_classes=num_classes, **more)
     if recipe.linear_probe:
         model.requires_grad_(False)

@@ -19,6 +19,18 @@ E6_TIN200 = Recipe(
 )
 E14_TIN200 = replace(E6_TIN200, phases=((10, 64), (4, 80)))
 
+# Six epochs more on e14_tin200, whose rate had come to zero: it starts again at half the peak.
+E20_TIN200 = replace(
+    E6_TIN200,
+    phases=((1, 64), (5, 80)),
+    lr=0.01,
+    head_lr=1e-3,
+    warmup_steps=37,
+    decay=1.0,
+    start_tag="e14_tin200",
+    seed=1,
+)
+
 # Enough for the test net, which has 0.3 million parameters in its body.
 E3_TIN200 = replace(E6_TIN200, phases=((3, 64),), test_size=64)
 
@@ -89,6 +101,7 @@ RECIPES: dict[str, Recipe] = {
     "e3_tin200": E3_TIN200,
     "e6_tin200": E6_TIN200,
     "e14_tin200": E14_TIN200,
+    "e20_tin200": E20_TIN200,
     "e14_b64_tin200": E14_B64_TIN200,
     "h100_30min_tin200": H100_30MIN_TIN200,
     "jhu_in1k": JHU_IN1K,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -137,6 +138,16 @@ def test_a_run_that_is_to_start_anew_never_goes_on(data: Path, whole: Path) -> N
 
     assert result.exit_code == 3
     assert "holds checkpoints, the newest step-00000010; name another folder" in result.stderr
+
+
+def test_a_recipe_that_names_a_tag_starts_from_its_weights() -> None:
+    recipe = replace(RECIPES["smoke"], start_tag="e3_tin200")
+
+    model = make_model("test_resnet_gn_ws", recipe, num_classes=200)
+
+    published = timm.create_model("test_resnet_gn_ws.e3_tin200", pretrained=True)
+    for given, wanted in zip(model.parameters(), published.parameters(), strict=True):
+        assert torch.equal(given, wanted)
 
 
 def test_a_linear_probe_trains_the_classifier_alone() -> None:
@@ -305,16 +316,18 @@ def test_ranks_and_workers_do_not_change_what_is_seen(data: Path, tmp_path: Path
     runs = {}
     for ranks, workers in ((1, 0), (2, 0), (1, 2)):
         run = tmp_path / f"{ranks}-{workers}"
-        words = command(data, run, "--workers", str(workers), recipe="faults")
+        more = ["--workers", str(workers), "--log-every", "1", "--epochs", "2"]
+        words = command(data, run, *more, recipe="faults")
         process = start(words, ranks)
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
-        lines = (run / "metrics.jsonl").read_text().splitlines()
+        lines = (run / "steps.jsonl").read_text().splitlines()
         runs[ranks, workers] = [json.loads(line)["loss"] for line in lines]
 
     assert runs[1, 2] == runs[1, 0], "workers change no bit"
-    # Ranks change the rounding alone, which orthogonalized steps make more of from step to step.
-    assert runs[2, 0][0] == pytest.approx(runs[1, 0][0], rel=0.01)
+    # Ranks change the rounding alone, which orthogonalized steps make more of from step to step;
+    # two batches of the same untrained net differ by a percent.
+    assert runs[2, 0][0] == pytest.approx(runs[1, 0][0], rel=1e-5)
 
 
 @pytest.mark.parametrize("page", ["README.md", "train/README.md"])

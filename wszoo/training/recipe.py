@@ -51,6 +51,7 @@ class Recipe:
         distill_weight: Share of its answers in the loss.
         distill_temperature: At which they are softened.
         linear_probe: Train the classifier alone, on frozen features.
+        start_tag: Tag of the weights of the same net to begin with; None begins anew.
         drop_path: Probability at the last block that a block is skipped.
         ema: Decay per step of the moving average of the weights; None keeps none.
         clip_grad: Bound on the gradient.
@@ -91,6 +92,7 @@ class Recipe:
     distill_weight: float = 0.5
     distill_temperature: float = 1.0
     linear_probe: bool = False
+    start_tag: str | None = None
     drop_path: float = 0.0
     ema: float | None = None
     clip_grad: float | None = None
