@@ -15,7 +15,10 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
+
+from wszoo.training.meeting import fresh_store
 
 T = TypeVar("T")
 # The first is deprecated where there is the second, from torch 2.14 on.
@@ -111,12 +114,18 @@ def join_ranks(*, device: str | None = None, wait_minutes: float = 10) -> Iterat
     if "WORLD_SIZE" not in os.environ:
         yield Ranks(device=place)
         return
-    # Ranks that miss one another wait five times as long for gloo, for no reason that it tells.
+    # gloo alone would wait five times as long for a rank that does not come.
     late = threading.Timer(60 * wait_minutes, _give_up, [wait_minutes])
     late.daemon = True
     late.start()
+    patience = timedelta(minutes=wait_minutes)
+    store, rank, size = next(rendezvous("env://", timeout=patience))
     dist.init_process_group(
-        "nccl" if place.type == "cuda" else "gloo", timeout=timedelta(minutes=wait_minutes)
+        "nccl" if place.type == "cuda" else "gloo",
+        store=fresh_store(store, rank, size, patience),
+        rank=rank,
+        world_size=size,
+        timeout=patience,
     )
     late.cancel()
     yield Ranks(dist.get_rank(), dist.get_world_size(), place)
