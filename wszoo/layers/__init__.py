@@ -1,5 +1,6 @@
 """Weight-standardized convolutions, the norms that go behind them, and module surgery."""
 
+from wszoo.layers.freezing import FrozenWSConv2d, freeze, unfreeze
 from wszoo.layers.norm import BatchChannelNorm, EstimatedBatchNorm, GroupNorm, groups_for
 from wszoo.layers.surgery import (
     Report,
@@ -24,6 +25,7 @@ __all__ = [
     "FORMULAS",
     "BatchChannelNorm",
     "EstimatedBatchNorm",
+    "FrozenWSConv2d",
     "GroupNorm",
     "Report",
     "WSConv2d",
@@ -32,6 +34,7 @@ __all__ = [
     "fold",
     "formula_key",
     "formula_name",
+    "freeze",
     "groups_for",
     "is_folded",
     "refuse_folded",
@@ -39,4 +42,5 @@ __all__ = [
     "standardize_weight",
     "to_formula",
     "to_group_norm",
+    "unfreeze",
 ]

@@ -237,9 +237,11 @@ class WSConv2d(nn.Conv2d):
         return twin
 
     def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self._standardized(), self.bias)
+
+    def _standardized(self) -> Tensor:
         formula = self.formula
-        weight = _standardize(self.weight, formula.unbiased, formula.eps, formula.eps_inside)
-        return self._conv_forward(x, weight, self.bias)
+        return _standardize(self.weight, formula.unbiased, formula.eps, formula.eps_inside)
 
     def fuse(self) -> nn.Conv2d:
         """A plain convolution with the standardized kernel, marked as folded.
