@@ -138,7 +138,7 @@ def test_pauses_grow_and_end(
 ) -> None:
     server.faults["a"] = ["503"] * 99
     pauses: list[float] = []
-    monkeypatch.setattr("wszoo.datasets.fetching.time.sleep", pauses.append)
+    monkeypatch.setattr("wszoo.fetch.time.sleep", pauses.append)
 
     with pytest.raises(ConnectionError) as raised:
         fetch_file(server.file(), tmp_path / "a", Patience(attempts=9, timeout=5))

@@ -6,16 +6,20 @@ from wszoo.datasets.classification import (
     open_image,
     read_labelled_images,
 )
+from wszoo.datasets.detection import DetectionImages, Objects, read_detection
 from wszoo.datasets.shards import ShardedImages, open_shards
 from wszoo.datasets.stored import StoredImages, store_images
 
 __all__ = [
+    "DetectionImages",
     "LabelledImages",
+    "Objects",
     "ShardedImages",
     "StoredImages",
     "find_images",
     "open_image",
     "open_shards",
+    "read_detection",
     "read_labelled_images",
     "store_images",
 ]
