@@ -5,7 +5,11 @@ Importing this package registers the variants: ``timm.create_model("resnet50_gn_
 
 __version__ = "0.1.0"
 
+from importlib import import_module
+from typing import Any
+
 from wszoo import ws_resnet
+from wszoo.backbone import Backbone, load_backbone
 from wszoo.layers import (
     FORMULAS,
     BatchChannelNorm,
@@ -23,6 +27,7 @@ from wszoo.ws_resnet import WSResNet
 __all__ = [
     "FORMULAS",
     "WEIGHTS",
+    "Backbone",
     "BatchChannelNorm",
     "GroupNorm",
     "WSConv2d",
@@ -30,8 +35,16 @@ __all__ = [
     "WSResNet",
     "Weights",
     "fold",
+    "load_backbone",
     "standardize_convs",
     "standardize_weight",
     "to_group_norm",
     "ws_resnet",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import ``wszoo.detection`` and ``wszoo.segmentation`` where they are first used."""
+    if name in ("detection", "segmentation"):
+        return import_module(f"wszoo.{name}")
+    raise AttributeError(f"module 'wszoo' has no attribute {name!r}")
