@@ -11,7 +11,8 @@ from wszoo.cards import read_results, render_card
 from wszoo.weights import ASSETS, WEIGHTS, WEIGHTS_FILE, Weights
 
 CARDS = Path(__file__).parents[1] / "model_cards"
-every_weights = pytest.mark.parametrize("weights", WEIGHTS, ids=lambda weights: weights.name)
+OWN = [weights for weights in WEIGHTS if weights.origin is None]
+every_weights = pytest.mark.parametrize("weights", OWN, ids=lambda weights: weights.name)
 
 
 @every_weights
@@ -79,3 +80,13 @@ def test_a_card_folder_and_its_packaged_file_load_as_a_local_dir(
     model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
 
     assert model.num_classes == weights.num_classes
+
+
+def test_converted_weights_have_no_card_but_the_page_of_their_authors() -> None:
+    foreign = [weights for weights in WEIGHTS if weights.origin is not None]
+
+    assert foreign
+    for weights in foreign:
+        assert not (CARDS / weights.name).exists()
+        assert weights.origin_url and weights.origin_url.startswith("https://")
+        assert weights.recipe is None

@@ -88,7 +88,7 @@ def test_list_shows_every_variant_once_or_once_per_set_of_weights() -> None:
     rows = json.loads(run("list", "--json").output)
 
     assert {row["model"] for row in rows} == set(timm.list_models(module="ws_resnet"))
-    assert [row["name"] for row in rows if row["tag"]] == sorted(w.name for w in WEIGHTS)
+    assert sorted(row["name"] for row in rows if row["tag"]) == sorted(w.name for w in WEIGHTS)
     assert len(run("list").output.splitlines()) == len(rows) + 1
 
 
@@ -211,8 +211,10 @@ def test_eval_names_a_path_that_does_not_exist() -> None:
     assert "no such folder or archive: nowhere/at/all" in result.stderr
 
 
-@pytest.mark.parametrize("weights", WEIGHTS, ids=lambda weights: weights.name)
-def test_every_published_file_verifies(weights: wszoo.Weights) -> None:
+@pytest.mark.parametrize(
+    "weights", [w for w in WEIGHTS if w.packaged], ids=lambda weights: weights.name
+)
+def test_every_packaged_file_verifies(weights: wszoo.Weights) -> None:
     result = run("verify", weights.name)
 
     assert result.exit_code == 0, result.output

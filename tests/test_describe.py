@@ -5,8 +5,15 @@ import pytest
 import timm
 
 import wszoo.describe
-from wszoo.describe import describe_variant, list_rows, macs, weights_table
-from wszoo.weights import WEIGHTS, Weights, find, locate, read_header
+from wszoo.describe import (
+    describe_variant,
+    is_checked,
+    list_rows,
+    macs,
+    weights_table,
+    where,
+)
+from wszoo.weights import WEIGHTS, Origin, Weights, find, locate, read_header
 from wszoo.ws_resnet import WSResNet
 
 
@@ -33,10 +40,36 @@ def test_the_table_of_weights_has_a_row_for_each_record() -> None:
 
     assert len(lines) == 2 + len(WEIGHTS)
     for weights, line in zip(WEIGHTS, lines[2:], strict=True):
-        (scores,) = weights.metrics.values()
         assert weights.name in line
-        assert f"{scores['top1']:.2f} %" in line
+        for scores in weights.metrics.values():
+            assert f"{scores['top1']:.2f} %" in line and f"{scores['top5']:.2f} %" in line
         assert weights.license in line
+        assert ("not checked against the original" in line) == (is_checked(weights) is False)
+
+
+def test_weights_of_others_say_where_they_come_from_and_that_nobody_checked_them() -> None:
+    name = "resnet50_gn_ws.jhu_in1k"
+
+    (row,) = list_rows(name)
+    facts = describe_variant(name)
+
+    assert row["top1"] == "76.28 % (ImageNet val, published)"
+    assert row["where"] == "from download.openmmlab.com (not checked against the original)"
+    assert row["checked_against_original"] is facts["checked_against_original"] is False
+    assert facts["confirm"] == f"wszoo confirm {name} --data imagenet/val"
+    assert facts["origin"][0].endswith("/resnet50_gn_ws-15beedd8.pth")
+    (bcn,) = list_rows("resnet50_bcn_ws.*")
+    assert bcn["top1"] is None
+    (ours,) = list_rows("resnet18_gn_ws.*")
+    assert ours["checked_against_original"] is None
+
+
+def test_confirmed_weights_are_not_said_to_be_unchecked() -> None:
+    origin = Origin(url="https://host.org/x.pth", source="jhu", checked_against_original=True)
+    weights = Weights(model="toy", tag="x", sha256="0" * 64, license="mit", origin=origin)
+
+    assert where(weights) == "from host.org"
+    assert is_checked(weights) is True
 
 
 def test_few_multiply_accumulates_are_told_in_millions() -> None:

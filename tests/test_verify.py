@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -6,8 +7,11 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
+import wszoo.verify
+import wszoo.weights
+from tests.origin_server import OriginServer, openmmlab_file, publish, random_state, serving
 from wszoo.verify import save_folded, verify_file, verify_name
-from wszoo.weights import WEIGHTS, find, locate
+from wszoo.weights import WEIGHTS, Weights, find, locate
 from wszoo.ws_resnet import WSResNet
 
 NAME = "test_resnet_gn_ws"
@@ -185,3 +189,58 @@ def test_a_folded_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=f"cannot write .*{name}: .*; name another file"):
             save_folded(model, NAME, tmp_path / name)
     assert {path.name for path in tmp_path.iterdir()} == {"file", "folder.safetensors"}
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[OriginServer]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("WSZOO_CACHE", str(tmp_path / "cache"))
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def foreign(server: OriginServer, monkeypatch: pytest.MonkeyPatch) -> Weights:
+    """Weights that others published, not yet fetched."""
+    weights = publish(server, openmmlab_file(random_state()))
+    for module in (wszoo.weights, wszoo.verify):
+        monkeypatch.setattr(module, "WEIGHTS", (weights,))
+    return weights
+
+
+def test_foreign_weights_say_what_they_were_made_from_and_that_nobody_checked(
+    foreign: Weights,
+) -> None:
+    facts = verify_name(foreign.name)
+
+    assert foreign.origin is not None and foreign.origin.sha256_prefix is not None
+    assert facts["origin"].startswith(
+        f"{foreign.origin.url}, sha256 {foreign.origin.sha256_prefix}"
+    )
+    assert facts["checked_against_original"] is False
+    assert verify_file(Path(facts["file"]))["net"] == foreign.name, "by what lies beside it"
+
+
+def test_a_flipped_byte_in_foreign_weights_is_found_by_name_and_by_file(foreign: Weights) -> None:
+    path = locate(foreign)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+    for verified in (lambda: verify_name(foreign.name), lambda: verify_file(path)):
+        with pytest.raises(ValueError, match="has sha256 .*: delete it, and the next use makes it"):
+            verified()
+
+
+def test_foreign_weights_without_a_note_of_origin_say_so(
+    foreign: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mine" / foreign.name / "model.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(locate(foreign).read_bytes())
+    monkeypatch.setenv("WSZOO_WEIGHTS", str(tmp_path / "mine"))
+
+    facts = verify_name(foreign.name)
+
+    assert facts["file"] == str(path)
+    assert facts["origin"] == "not stated: no origin.json beside the file"

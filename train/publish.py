@@ -1,7 +1,7 @@
 """Turn a finished run into published weights: ``python -m train.publish RUN --data DIR``.
 
 Leaves the file in ``wszoo/assets`` and the card's folder in ``model_cards``, and prints the record
-to put into ``wszoo/weights.py``.
+to put into ``wszoo/weights_table.py``.
 """
 
 import json
@@ -176,8 +176,8 @@ def write_card_folder(weights: Weights, results: dict[str, Any]) -> Path:
 
 
 def render_all() -> None:
-    """Render the card of every record again, and the README's table of weights."""
-    for weights in WEIGHTS:
+    """Render the card of every record of our own again, and the README's table of weights."""
+    for weights in (weights for weights in WEIGHTS if weights.origin is None):
         folder = CARDS / weights.name
         text = render_card(weights, read_results(folder))
         (folder / "README.md").write_text(text, encoding="utf-8")

@@ -34,7 +34,6 @@ def list_rows(pattern: str = "*", *, pretrained: bool = False) -> list[dict[str,
 
 
 def _row(variant: str, model: WSResNet, weights: Weights | None) -> dict[str, Any]:
-    top1 = [f"{m['top1']:.2f} % ({data})" for data, m in weights.metrics.items()] if weights else []
     return {
         "name": weights.name if weights else variant,
         "model": variant,
@@ -42,18 +41,37 @@ def _row(variant: str, model: WSResNet, weights: Weights | None) -> dict[str, An
         "params_m": round(parameter_count(model) / 1e6, 2),
         "norm": norm_name(model),
         "formula": weights.formula if weights else None,
-        "top1": ", ".join(top1) or None,
+        "top1": (_scores(weights, "top1") or None) if weights else None,
         "input": weights.input_size[-1] if weights else None,
         "license": weights.license if weights else None,
         "where": where(weights) if weights else None,
+        "checked_against_original": is_checked(weights) if weights else None,
     }
+
+
+def _scores(weights: Weights, metric: str) -> str:
+    return ", ".join(
+        f"{scores[metric]:.2f} % ({data.replace(' (', ', ').rstrip(')')})"
+        for data, scores in weights.metrics.items()
+        if metric in scores
+    )
 
 
 def where(weights: Weights) -> str:
     """Where the file of a record is, in a word or two."""
     if weights.packaged:
         return "in the package"
-    return f"hub {weights.hub}" if weights.hub else "in the repository, model_cards/"
+    if weights.hub:
+        return f"hub {weights.hub}"
+    if weights.origin:
+        unchecked = "" if is_checked(weights) else " (not checked against the original)"
+        return f"from {weights.origin.host}{unchecked}"
+    return "in the repository, model_cards/"
+
+
+def is_checked(weights: Weights) -> bool | None:
+    """Whether a person has confirmed converted weights; None for weights of this zoo."""
+    return weights.origin.checked_against_original if weights.origin else None
 
 
 def norm_name(model: WSResNet) -> str:
@@ -112,8 +130,23 @@ def describe(variant: str, weights: Weights | None) -> dict[str, Any]:
         "mean": weights.mean,
         "std": weights.std,
         "sha256": weights.sha256,
+        **_origin_facts(weights),
         "load": f'import timm, wszoo; timm.create_model("{weights.name}", pretrained=True)',
     }
+
+
+def _origin_facts(weights: Weights) -> dict[str, Any]:
+    """Where foreign weights come from, and how to confirm them."""
+    if weights.origin is None:
+        return {}
+    facts = {
+        "origin": [file.url for file in weights.origin.files],
+        "by": weights.origin_url,
+        "checked_against_original": is_checked(weights),
+    }
+    if not is_checked(weights):
+        facts["confirm"] = f"wszoo confirm {weights.name} --data imagenet/val"
+    return facts
 
 
 def _on_meta(variant: str, weights: Weights | None) -> WSResNet:
@@ -131,11 +164,15 @@ def weights_table() -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for weights in WEIGHTS:
-        ((data, scores),) = weights.metrics.items()
+        page = weights.origin_url or f"model_cards/{weights.name}/README.md"
         millions = f"{parameter_count(_on_meta(weights.model, weights)) / 1e6:.2f} M"
         lines.append(
-            f"| [`{weights.name}`](model_cards/{weights.name}/README.md) | {millions} "
-            f"| {scores['top1']:.2f} % ({data}) | {scores['top5']:.2f} % "
+            f"| [`{weights.name}`]({page}) | {millions} "
+            f"| {_scores(weights, 'top1') or '-'} | {_percent(weights, 'top5')} "
             f"| {weights.input_size[-1]} | {where(weights)} | {weights.license} |"
         )
     return "\n".join(lines)
+
+
+def _percent(weights: Weights, metric: str) -> str:
+    return ", ".join(f"{scores[metric]:.2f} %" for scores in weights.metrics.values()) or "-"

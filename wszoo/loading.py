@@ -74,12 +74,12 @@ def _with_classes_of_file(cfg: PretrainedCfg) -> PretrainedCfg:
 
 def _refuse_pickle(cfg: PretrainedCfg) -> None:
     """Stop before timm unpickles whatever does not end in ``.safetensors``."""
-    for source in (cfg.file, cfg.url):
-        if source and not str(source).endswith(".safetensors"):
-            raise ValueError(
-                f"{source} is not safetensors, and other files may hold code; "
-                f"write its state dict with safetensors.torch.save_file"
-            )
+    source = None if cfg.state_dict else cfg.file or cfg.url  # in timm's order
+    if source and not str(source).endswith(".safetensors"):
+        raise ValueError(
+            f"{source} is not safetensors, and other files may hold code; "
+            f"turn it into safetensors with `wszoo convert`"
+        )
 
 
 def _agree(

@@ -17,7 +17,17 @@ from safetensors.torch import load_file, save
 from wszoo.files import sha256_of
 from wszoo.layers import fold, formula_name, to_formula
 from wszoo.loading import adapt_state_dict
-from wszoo.weights import WEIGHTS, check_file, find, locate, read_header, read_metadata
+from wszoo.origin import ORIGIN_FILE, check_converted, read_provenance
+from wszoo.weights import (
+    WEIGHTS,
+    WEIGHTS_FILE,
+    check_file,
+    find,
+    locate,
+    read_header,
+    read_metadata,
+    record_of,
+)
 from wszoo.ws_resnet import WSResNet
 
 
@@ -29,7 +39,19 @@ def verify_name(name: str) -> dict[str, Any]:
         ValueError: It is not the published one, or does not fit the net.
     """
     weights = find(name)
-    return verify_file(locate(weights), weights.name)
+    path = locate(weights)
+    facts = verify_file(path, weights.name)
+    if weights.origin:
+        facts["origin"] = _made_from(path)
+        facts["checked_against_original"] = weights.origin.checked_against_original
+    return facts
+
+
+def _made_from(path: Path) -> str:
+    stated = read_provenance(path.parent)
+    if stated is None:
+        return f"not stated: no {ORIGIN_FILE} beside the file"
+    return f"{stated.url}, sha256 {stated.original_sha256}, converted {stated.converted_at}"
 
 
 def verify_file(path: Path, expected: str | None = None) -> dict[str, Any]:
@@ -49,8 +71,7 @@ def verify_file(path: Path, expected: str | None = None) -> dict[str, Any]:
     digest = sha256_of(path)
     config = _config_beside(path)
     if expected is None:
-        published = next((w.name for w in WEIGHTS if w.sha256 == digest), None)
-        expected = published or _architecture(path, config)
+        expected = _published_as(path, digest) or _architecture(path, config)
     if metadata.get("folded") == "true" and expected is not None:
         raise ValueError(f"{path} holds folded kernels, not the weights of {expected!r}")
     # A variant alone may have weights of its own making: only a tag names one certain file.
@@ -59,7 +80,10 @@ def verify_file(path: Path, expected: str | None = None) -> dict[str, Any]:
     formula = _check_formula(path, metadata.get("formula"), ours.get("formula"))
     if expected is not None:
         _require_fit(path, expected.split(".")[0], header, formula)
-    check_file(path, sha256=ours.get("sha256"), dtype=ours.get("dtype"))
+    if weights and weights.origin:
+        check_converted(path, weights)
+    else:
+        check_file(path, sha256=ours.get("sha256"), dtype=ours.get("dtype"))
     _require_finite(path, header)
     return {
         "file": str(path),
@@ -71,6 +95,14 @@ def verify_file(path: Path, expected: str | None = None) -> dict[str, Any]:
         "values": sum(math.prod(entry["shape"]) for entry in header.values()),
         "finite": True,
     }
+
+
+def _published_as(path: Path, digest: str) -> str | None:
+    """The record that has this digest, or that ``origin.json`` names beside the file."""
+    stated = read_provenance(path.parent)
+    if stated and path.name == WEIGHTS_FILE and record_of(stated.name):
+        return stated.name
+    return next((w.name for w in WEIGHTS if w.sha256 == digest), None)
 
 
 def _config_beside(path: Path) -> dict[str, Any]:

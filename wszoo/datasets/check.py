@@ -120,6 +120,8 @@ def check_data(
         raise ValueError("class folders name their classes: classes is for detect and segment")
     if task != "segment" and ignore:
         raise ValueError(f"ignore is for masks, not for the task {task!r}")
+    if task == "detect" and input_size is not None:
+        raise ValueError("input_size is not for detect: detectors resize by themselves")
     if task == "classify":
         survey = survey_classification(path, split, input_size=input_size, progress=progress)
     elif task == "segment":

@@ -23,7 +23,7 @@ from wszoo.datasets.photo_check import (
     photo_findings,
     unread_findings,
 )
-from wszoo.datasets.segmentation import kept_values
+from wszoo.datasets.segmentation import kept_values, require_values
 from wszoo.datasets.segmentation_layouts import Pair, SegmentationListing, list_segmentation
 from wszoo.datasets.survey import ALL, SplitSurvey, Survey, by_level, in_order, sizes_array
 
@@ -74,6 +74,7 @@ def survey_segmentation(
         ValueError: There are no photos or no masks, or an archive or the class file is damaged.
     """
     path = Path(path)
+    require_values(ignore)
     listing = list_segmentation(path)
     require_split(path, listing.splits, split)
     pairs = [pair for pair in listing.pairs if _is_asked_for(pair, listing, split)]
@@ -85,7 +86,7 @@ def survey_segmentation(
     masks = examine_masks(whole, sound, [pair.split or ALL for pair in whole], progress)
 
     given = classes if classes is not None else listing.classes
-    names = _numbers(masks) if given is None else given
+    names = _numbers(masks, ignore) if given is None else given
     kept = {value: names[value] for value in kept_values(path, names, ignore)}
     ignored = frozenset({*ignore, IGNORED})
     findings = [
@@ -112,10 +113,11 @@ def _is_asked_for(pair: Pair, listing: SegmentationListing, split: str | None) -
     return pair.split is not None or not listing.splits
 
 
-def _numbers(masks: Sequence[MaskFacts]) -> tuple[str, ...]:
+def _numbers(masks: Sequence[MaskFacts], ignore: Collection[int]) -> tuple[str, ...]:
     """Names for the values up to the largest one in any mask."""
-    counts = np.sum([m.counts[:IGNORED] for m in masks] or [np.zeros(IGNORED)], axis=0)
-    return tuple(map(str, range(1 + max(np.flatnonzero(counts).tolist(), default=0))))
+    present = np.sum([np.zeros(256), *(m.counts for m in masks)], axis=0) > 0
+    present[[*ignore, IGNORED]] = False
+    return tuple(map(str, range(1 + max(np.flatnonzero(present).tolist(), default=0))))
 
 
 def _pair_findings(pairs: Sequence[Pair], listing: SegmentationListing) -> Iterator[Finding]:

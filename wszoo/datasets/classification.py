@@ -2,13 +2,14 @@
 
 import io
 import lzma
+import os
 import re
 import struct
 import tarfile
 import zlib
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -86,6 +87,17 @@ class LabelledImages:
     def image(self, index: int) -> Image.Image:
         """Photo ``index`` as upright RGB."""
         return open_image(self.sources[index], self.names[index])
+
+    def without(self, names: Collection[str]) -> "LabelledImages":
+        """All but the photos of these names; how their paths are written makes no difference."""
+        left_out = {os.path.abspath(name) for name in names}
+        kept = [i for i, name in enumerate(self.names) if os.path.abspath(name) not in left_out]
+        return replace(
+            self,
+            names=tuple(self.names[index] for index in kept),
+            sources=tuple(self.sources[index] for index in kept),
+            targets=tuple(self.targets[index] for index in kept),
+        )
 
     def decode(self, size: int) -> np.ndarray:
         """All photos as one array ``(N, size, size, 3)`` of uint8.

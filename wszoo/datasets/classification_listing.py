@@ -87,7 +87,7 @@ def _add_folders(listing: ClassificationListing, path: Path, split: str | None) 
         if its in folders:
             _add_class_folders(listing, folders[its], its)
         else:
-            members = [file for archive in archives[its] for file in list_archive(archive)]
+            members = [file for archive in archives[its] for file in _members(listing, archive)]
             inner = [file for file in members if _split_inside(file) == its]
             _add_members(listing, inner or members, its)
     listing.aside += [
@@ -122,7 +122,7 @@ def _photos_directly_in(folder: Path) -> list[ListedFile]:
 
 def _add_archive(listing: ClassificationListing, archive: Path, split: str | None) -> None:
     """Sort the members of an archive that may hold several splits."""
-    files = list_archive(archive)
+    files = _members(listing, archive)
     known = {its for file in files if file.is_image and (its := _split_inside(file))}
     require_split(archive, known, split)
     chosen: list[str | None] = [*sorted(known)] if split is None else [split]
@@ -134,14 +134,19 @@ def _add_archive(listing: ClassificationListing, archive: Path, split: str | Non
         ]
 
 
+def _members(listing: ClassificationListing, archive: Path) -> list[ListedFile]:
+    """What lies in folders of an archive."""
+    files = list_archive(archive)
+    listing.strays += [file for file in files if file.is_image and len(file.place.parts) < 2]
+    return [file for file in files if len(file.place.parts) > 1]
+
+
 def _add_members(
     listing: ClassificationListing, files: Sequence[ListedFile], split: str | None
 ) -> None:
     folders = {file.place.parent for file in files if file.is_image}
     for file in files:
-        if len(file.place.parts) < 2:
-            listing.strays += [file] if file.is_image else []
-        elif file.place.parent in folders:
+        if file.place.parent in folders:
             listing.add(file, split, file.place.parent.name)
 
 

@@ -124,26 +124,8 @@ def value_findings(
     sound = [m for m in masks if m.counts.any()]
     if not sound:
         return
-    present = {value for m in sound for value in np.flatnonzero(m.counts).tolist()}
-    if IGNORED in present and present <= {0, IGNORED}:
-        yield Finding(
-            code="mask-binary",
-            level="error",
-            message="masks of 0 and 255 only: 255 is always ignored, and no class is left",
-            fix="store 1 in place of 255",
-            count=sum(bool(m.counts[IGNORED]) for m in sound),
-            examples=tuple(m.mask for m in sound if m.counts[IGNORED])[:SHOWN],
-        )
-        return
-    if len(classes) < 2:
-        yield Finding(
-            code="class-single",
-            level="error",
-            message="class besides what is ignored: there is nothing to tell it from",
-            fix="store 0 and 1 for a background and an object",
-            count=len(classes),
-            examples=tuple(classes.values()),
-        )
+    if hopeless := _hopeless(sound, classes):
+        yield hopeless
         return
     known = ignored.union(classes)
     strange = {m.image: _strange(m, known) for m in sound}
@@ -168,6 +150,30 @@ def value_findings(
     }
     yield from _presence_findings(np.sum([*of_split.values()], axis=0), classes, named)
     yield from _split_findings(of_split, classes)
+
+
+def _hopeless(masks: Sequence[MaskFacts], classes: Mapping[int, str]) -> Finding | None:
+    """What leaves nothing to learn, beside which no other finding matters."""
+    present = {value for m in masks for value in np.flatnonzero(m.counts).tolist()}
+    if IGNORED in present and present <= {0, IGNORED}:
+        return Finding(
+            code="mask-binary",
+            level="error",
+            message="masks of 0 and 255 only: 255 is always ignored, and no class is left",
+            fix="store 1 in place of 255",
+            count=sum(bool(m.counts[IGNORED]) for m in masks),
+            examples=tuple(m.mask for m in masks if m.counts[IGNORED])[:SHOWN],
+        )
+    if len(classes) < 2:
+        return Finding(
+            code="class-single",
+            level="error",
+            message="class besides what is ignored: there is nothing to tell it from",
+            fix="store 0 and 1 for a background and an object",
+            count=len(classes),
+            examples=tuple(classes.values()),
+        )
+    return None
 
 
 def _strange(mask: MaskFacts, known: frozenset[int]) -> str:

@@ -17,10 +17,12 @@ def write_quarantine(path: Path, reasons: Mapping[str, str]) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    # As shards do: names that are no valid UTF-8 come back as they were.
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = csv.writer(file, "excel-tab", lineterminator="\n")
-        rows.writerows([_COLUMNS, *reasons.items()])
+    try:  # names that are no valid UTF-8 come back as they were
+        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = csv.writer(file, "excel-tab", lineterminator="\n")
+            rows.writerows([_COLUMNS, *reasons.items()])
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror}; name another file") from error
 
 
 def read_quarantine(path: Path) -> frozenset[str]:

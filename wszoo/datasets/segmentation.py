@@ -135,6 +135,7 @@ def read_segmentation(
             archive or class file, fewer than two classes, or several splits and none named.
     """
     path = Path(path)
+    require_values(ignore)
     listing = list_segmentation(path)
     chosen = choose_split(path, listing.splits, split, default)
     left_out = as_known(quarantine)
@@ -143,7 +144,7 @@ def read_segmentation(
     _require_whole(path, listing, here, left_out)
     names = tuple(classes) if classes is not None else listing.classes
     if names is None:
-        names = _numbers(pair.mask for pair in pairs if pair.mask is not None)
+        names = _numbers((pair.mask for pair in pairs if pair.mask is not None), ignore)
     values = kept_values(path, names, ignore)
     if len(values) < 2:
         told = f"only the class {names[values[0]]!r}" if values else "no class"
@@ -173,16 +174,24 @@ def kept_values(path: Path, names: Sequence[str], ignore: Collection[int]) -> tu
         ignore: Values that are none.
 
     Raises:
-        ValueError: There are too many names, one comes twice, or a value cannot be.
+        ValueError: There are too many names, or one comes twice.
     """
     if len(names) > IGNORED:
         raise ValueError(f"{path} has {len(names)} classes; at most {IGNORED} fit beside 255")
     if len(set(names)) < len(names):
         twice = next(name for name in names if list(names).count(name) > 1)
         raise ValueError(f"the classes of {path} name {twice!r} twice; give each its own name")
+    return tuple(value for value in range(len(names)) if value not in ignore)
+
+
+def require_values(ignore: Collection[int]) -> None:
+    """Stop unless a mask can hold all of these.
+
+    Raises:
+        ValueError: A value is negative or above 255.
+    """
     if wrong := [value for value in ignore if not 0 <= value <= IGNORED]:
         raise ValueError(f"ignore holds {wrong[0]}; values of masks are 0 to {IGNORED}")
-    return tuple(value for value in range(len(names)) if value not in ignore)
 
 
 def _require_whole(
@@ -203,12 +212,13 @@ def _require_whole(
             raise ValueError(f"{pair.image.name} has no mask; {_SEE}")
 
 
-def _numbers(masks: Iterable[ListedFile]) -> tuple[str, ...]:
+def _numbers(masks: Iterable[ListedFile], ignore: Collection[int]) -> tuple[str, ...]:
     """Names for the values up to the largest one in any mask."""
 
     def largest(mask: ListedFile) -> int:
-        labels = open_mask(mask.source, mask.name)
-        return int(labels.max(where=labels != IGNORED, initial=0))
+        present = np.bincount(open_mask(mask.source, mask.name).ravel(), minlength=256) > 0
+        present[[*ignore, IGNORED]] = False
+        return max(np.flatnonzero(present).tolist(), default=0)
 
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
         return tuple(map(str, range(1 + max(pool.map(largest, masks), default=0))))

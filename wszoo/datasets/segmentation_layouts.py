@@ -101,7 +101,7 @@ def list_segmentation(path: Path) -> SegmentationListing:
     found, unread = _sort(files)
     for kind, what in (("image", "images"), ("mask", "masks")):
         if not any(files_of[kind] for files_of in found.values()):
-            raise ValueError(f"no {what} under {path}; known layouts: {LAYOUTS}")
+            raise ValueError(f"{path} holds no {what} in a known layout: {LAYOUTS}")
     _join_by_ending(found)
     places = sorted(found, key=lambda place: (place[0] or "", place[1]))
     return SegmentationListing(
