@@ -48,12 +48,17 @@ COMMANDS = {
     "verify": ["verify", "FILE"],
     "fold": ["fold", SMALL, "-o", "NEW"],
     "shards": ["shards", "make", "DATA", "-o", "FOLDER"],
+    "check-data": ["check-data", "--task", "classify", "--data", "DATA"],
+    "download": ["download", SMALL, "--to", "FOLDER"],
+    "convert": ["convert", "FILE", "-o", "FOLDER"],
+    "confirm": ["confirm", SMALL, "--data", "DATA"],
     "lint": ["lint", SMALL],
     "demo": ["demo", "--out", "NEW"],
     "doctor": ["doctor"],
     "bench": ["bench", "--model", SMALL, "--rounds", "1", "--threads", "1"],
 }
 SLOW = ("demo", "bench")
+OWN_TESTS = ("demo", "convert", "confirm")  # they take files or time that are made there
 
 
 def test_every_command_is_tried() -> None:
@@ -65,7 +70,7 @@ def test_every_command_is_tried() -> None:
     [
         pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
         for name in COMMANDS
-        if name != "demo"
+        if name not in OWN_TESTS
     ],
 )
 def test_a_command_does_its_work_and_reports_as_json(

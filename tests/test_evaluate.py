@@ -2,6 +2,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -9,7 +10,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from wszoo.datasets import LabelledImages
-from wszoo.evaluate import class_names, evaluate, predict, targets_for
+from wszoo.evaluate import (
+    class_names,
+    evaluate,
+    predict,
+    preprocessing,
+    published_top1,
+    targets_for,
+)
 from wszoo.weights import Weights
 
 
@@ -127,6 +135,41 @@ def test_another_number_of_classes_is_refused() -> None:
 
     with pytest.raises(ValueError, match="1 class folders, the model has 10"):
         targets_for(images, None, 10)
+
+
+def of_classes(*classes: str) -> LabelledImages:
+    return LabelledImages(names=("x",), sources=(b"",), targets=(0,), classes=classes)
+
+
+def test_the_stated_accuracy_is_shown_for_the_classes_it_was_stated_for() -> None:
+    weights = record(num_classes=2, metrics={"ImageNet val (published)": {"top1": 76.28}})
+
+    assert published_top1(weights, of_classes("n01", "n02")) == ("ImageNet val (published)", 76.28)
+    assert published_top1(weights, of_classes("n01")) is None
+    assert published_top1(record(num_classes=2), of_classes("n01", "n02")) is None
+    assert published_top1(None, of_classes("n01", "n02")) is None
+
+
+def test_the_stated_accuracy_is_of_no_use_for_other_classes() -> None:
+    weights = record(labels="tin200.tsv", num_classes=200, metrics={"val": {"top1": 50.0}})
+    known = weights.label_ids()
+
+    assert published_top1(weights, of_classes(*known)) == ("val", 50.0)
+    assert published_top1(weights, of_classes("dress", *known[1:])) is None
+
+
+def test_photos_are_resized_to_256_and_cropped_to_224_as_published() -> None:
+    model = timm.create_model("resnet10_gn_ws", pretrained=False)
+    ramp = np.linspace(0, 255, 500 * 400).reshape(400, 500).astype(np.uint8)
+    photo = Image.fromarray(np.stack([ramp, ramp.T.reshape(400, 500), 255 - ramp], axis=2))
+
+    prepared = preprocessing(model)(photo)
+
+    by_hand = photo.resize((320, 256), Image.Resampling.BILINEAR).crop((48, 16, 272, 240))
+    pixels = torch.from_numpy(np.array(by_hand)).permute(2, 0, 1) / 255
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    right = (pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    torch.testing.assert_close(prepared, right, rtol=0, atol=1e-5)
 
 
 def test_a_timm_model_brings_its_own_preprocessing(tmp_path: Path) -> None:

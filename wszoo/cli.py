@@ -14,7 +14,10 @@ import click
 import torch
 from PIL import Image
 
+from wszoo.convert_cli import convert
+from wszoo.data_cli import check_data_command
 from wszoo.describe import describe_variant, list_rows
+from wszoo.download_cli import confirm, download
 from wszoo.shards_cli import shards
 from wszoo.terminal import (
     CHECK_FAILED,
@@ -137,7 +140,7 @@ def eval_command(
 ) -> None:
     """Measure the accuracy of a classifier on photos in class folders."""
     from wszoo.datasets import read_labelled_images
-    from wszoo.evaluate import class_count, class_names, evaluate, targets_for
+    from wszoo.evaluate import class_count, class_names, evaluate, published_top1, targets_for
 
     images = read_labelled_images(data, split, default="val")
     model = load(name, pretrained=True)
@@ -151,8 +154,11 @@ def eval_command(
         batch_size=batch_size,
         progress=lambda batches: progress(batches, total, name),
     )
-    row = {"name": name, **result.summary()}
-    report(as_json, row, lambda: f"{name}: {result}")
+    stated = published_top1(record, images)
+    published = stated and dict(zip(("data", "top1"), stated, strict=True))
+    row = {"name": name, **result.summary(), "published": published}
+    beside = f"; {stated[0]}: top-1 {stated[1]:.2f} %" if stated else ""
+    report(as_json, row, lambda: f"{name}: {result}{beside}")
     if save is not None:
         from wszoo.visualize import draw_confusion
 
@@ -282,4 +288,5 @@ def bench(model: str, against: str, rounds: int, threads: int | None, as_json: b
     report(as_json, result.to_json(), lambda: str(result))
 
 
-main.add_command(shards)
+for command in (check_data_command, confirm, convert, download, shards):
+    main.add_command(command)

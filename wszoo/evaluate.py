@@ -105,6 +105,25 @@ def targets_for(images: LabelledImages, weights: Weights | None, num_classes: in
     return list(images.targets)
 
 
+def published_top1(record: Weights | None, data: LabelledImages) -> tuple[str, float] | None:
+    """The accuracy that the record of a classifier states, where ``data`` can confirm it.
+
+    Args:
+        record: The weights' record, if there is one.
+        data: Photos to be measured on; of exactly the classes that the weights know, or the
+            stated figure would be compared with an easier or harder task.
+
+    Returns:
+        What the figure was stated for, and percent; None where there is nothing to compare with.
+    """
+    if record is None or len(data.classes) != record.num_classes:
+        return None
+    if record.labels is not None and set(data.classes) != set(record.label_ids()):
+        return None
+    stated = ((name, scores["top1"]) for name, scores in record.metrics.items() if "top1" in scores)
+    return next(stated, None)
+
+
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
