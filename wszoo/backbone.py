@@ -11,7 +11,15 @@ from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 from wszoo import ws_resnet as _registers_the_variants  # noqa: F401
-from wszoo.layers import BatchChannelNorm, freeze, refuse_folded, unfreeze
+from wszoo.layers import (
+    FORMULAS,
+    BatchChannelNorm,
+    WSConv2d,
+    WSFormula,
+    freeze,
+    refuse_folded,
+    unfreeze,
+)
 from wszoo.lint import lint
 
 _TRAINABLE_STAGES = 3  # of pretrained nets, as in torchvision's detectors
@@ -285,6 +293,17 @@ def _require_no_batch_norm(name: str, body: nn.Module) -> None:
             f"{name!r} has {count} BatchNorm layers, whose statistics are noise at one to four "
             f"images per step; take a '*_gn_ws' variant, or pass allow_batch_norm=True"
         )
+
+
+def formula_of(body: nn.Module) -> WSFormula:
+    """The WS formula of a net, so that what is put on top uses the same; ``jhu`` where it has none.
+
+    One formula for a whole detector or segmenter is what makes ``fold`` and ``lint`` simple.
+    """
+    for module in body.modules():
+        if isinstance(module, WSConv2d):
+            return module.formula
+    return FORMULAS["jhu"]
 
 
 def _for_channels(values: Sequence[float], in_chans: int) -> tuple[float, ...]:

@@ -37,6 +37,21 @@ def narrow(constructor: Callable[..., Segmenter], **kwargs: Any) -> Segmenter:
     return constructor(NET, **(settings | kwargs))
 
 
+@every_constructor
+def test_decoders_use_the_formula_of_the_backbone(constructor: Callable[..., Segmenter]) -> None:
+    backbone = load_backbone(
+        NET,
+        pretrained=False,
+        formula="bit",
+        output_stride=16 if constructor is deeplab_v3_plus else 32,
+        out_indices=(0, 1, 2, 3, 4) if constructor is unet else (1, 2, 3, 4),
+    )
+
+    model = constructor(backbone, num_classes=3, **NARROW[constructor])
+
+    assert {*lint(model).standardized} == {"bit"}
+
+
 def shapes(count: int, size: int) -> tuple[Tensor, Tensor]:
     """Photos of a bright square and a dark bar on grain, and their labels."""
     images = 0.4 + 0.2 * torch.rand(count, 3, size, size)

@@ -19,10 +19,10 @@ from torchvision.models.detection.fcos import (
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from wszoo.backbone import Backbone
+from wszoo.backbone import Backbone, formula_of
 from wszoo.detection.assembly import checked_arguments, finish, normalisation
 from wszoo.detection.inputs import DENSE_DEVICES, InputCheck
-from wszoo.detection.pyramid import PyramidBackbone, as_backbone, formula_of, maps_of_strides
+from wszoo.detection.pyramid import PyramidBackbone, as_backbone, maps_of_strides
 from wszoo.layers import GroupNorm, WSFormula, standardize_convs
 
 _STRIDES = (8, 16, 32)

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
-from wszoo.backbone import Backbone, load_backbone
-from wszoo.layers import FORMULAS, GroupNorm, WSConv2d, WSFormula, standardize_convs
+from wszoo.backbone import Backbone, formula_of, load_backbone
+from wszoo.layers import GroupNorm, standardize_convs
 
 
 class PyramidBackbone(nn.Module):
@@ -86,17 +86,6 @@ def maps_of_strides(backbone: Backbone, strides: tuple[int, ...]) -> tuple[int, 
             f"out_indices that give these strides"
         )
     return tuple(backbone.strides.index(stride) for stride in strides)
-
-
-def formula_of(body: nn.Module) -> WSFormula:
-    """The WS formula of a net, so that what is put on top uses the same; ``jhu`` where it has none.
-
-    One formula for a whole detector is what makes ``fold`` and ``lint`` simple.
-    """
-    for module in body.modules():
-        if isinstance(module, WSConv2d):
-            return module.formula
-    return FORMULAS["jhu"]
 
 
 def as_backbone(

@@ -15,10 +15,10 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from wszoo.backbone import Backbone
+from wszoo.backbone import Backbone, formula_of
 from wszoo.detection.assembly import checked_arguments, finish, normalisation
 from wszoo.detection.inputs import ROI_DEVICES, InputCheck
-from wszoo.detection.pyramid import PyramidBackbone, as_backbone, formula_of
+from wszoo.detection.pyramid import PyramidBackbone, as_backbone
 from wszoo.layers import GroupNorm, WSFormula, standardize_convs
 
 _STRIDES = (4, 8, 16, 32)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from wszoo.backbone import Backbone, load_backbone
+from wszoo.backbone import Backbone, formula_of, load_backbone
+from wszoo.layers import WSConv2d
 from wszoo.lint import lint
 from wszoo.segmentation.blocks import resize
 
@@ -24,7 +25,8 @@ class Segmenter(nn.Module):
 
     Args:
         backbone: Gives the feature maps, and the mean and deviation its weights were trained with.
-        decoder: Takes the list of feature maps, gives ``(N, channels, h, w)``.
+        decoder: Takes the list of feature maps, gives ``(N, channels, h, w)``. Its kernels are
+            standardized by the backbone's formula from now on.
         channels: What the decoder gives.
         num_classes: Scores per pixel. As in torchvision, all classes count and no other: a
             background is one of them only where it has a label of its own.
@@ -69,6 +71,9 @@ class Segmenter(nn.Module):
         for name, values in (("mean", backbone.mean), ("std", backbone.std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
         self._range_checked = False
+        for module in decoder.modules():
+            if isinstance(module, WSConv2d):
+                module.formula = formula_of(backbone.body)
         _refuse_batch_norm(decoder)
 
     def forward(self, images: Tensor) -> Tensor:
