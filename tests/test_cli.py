@@ -52,13 +52,19 @@ COMMANDS = {
     "download": ["download", SMALL, "--to", "FOLDER"],
     "convert": ["convert", "FILE", "-o", "FOLDER"],
     "confirm": ["confirm", SMALL, "--data", "DATA"],
+    "finetune": ["finetune", "classify", "--data", "DATA", "--out", "FOLDER"],
     "lint": ["lint", SMALL],
     "demo": ["demo", "--out", "NEW"],
     "doctor": ["doctor"],
     "bench": ["bench", "--model", SMALL, "--rounds", "1", "--threads", "1"],
 }
 SLOW = ("demo", "bench")
-OWN_TESTS = ("demo", "convert", "confirm")  # they take files or time that are made there
+OWN_TESTS = (
+    "demo",
+    "convert",
+    "confirm",
+    "finetune",
+)  # with files made there
 
 
 def test_every_command_is_tried() -> None:

@@ -44,7 +44,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``wszoo.detection`` and ``wszoo.segmentation`` where they are first used."""
+    """Import ``detection``, ``segmentation`` and ``load_finetuned`` where they are first used."""
     if name in ("detection", "segmentation"):
         return import_module(f"wszoo.{name}")
+    if name == "load_finetuned":
+        return import_module("wszoo.finetune.outputs").load_finetuned
     raise AttributeError(f"module 'wszoo' has no attribute {name!r}")

@@ -6,18 +6,18 @@ Exit codes: 0 ok, 1 a check failed, 2 usage, 3 bad data, 4 stopped.
 import logging
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 import torch
-from PIL import Image
 
 from wszoo.convert_cli import convert
 from wszoo.data_cli import check_data_command
 from wszoo.describe import describe_variant, list_rows
 from wszoo.download_cli import confirm, download
+from wszoo.finetune_cli import finetune
+from wszoo.predict_cli import eval_command, predict
 from wszoo.shards_cli import shards
 from wszoo.terminal import (
     CHECK_FAILED,
@@ -35,7 +35,6 @@ from wszoo.terminal import (
     report,
     table,
 )
-from wszoo.weights import record_of
 from wszoo.ws_resnet import WSResNet
 
 folder = click.Path(path_type=Path, file_okay=False)
@@ -72,101 +71,6 @@ def show(name: str, as_json: bool) -> None:
     """Show one variant: size, features, preprocessing, weights, and how to load it."""
     facts = describe_variant(name)
     report(as_json, facts, lambda: "\n".join(f"{key:<9} {fact}" for key, fact in facts.items()))
-
-
-@main.command()
-@name_argument(check_trained)
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--top", default=5, type=count, show_default=True, help="Classes to print per photo.")
-@click.option("--save", type=folder, help="Draw into this folder.")
-@as_json
-def predict(
-    name: str, images: tuple[Path, ...], top: int, save: Path | None, as_json: bool
-) -> None:
-    """Classify IMAGES, files or folders of them."""
-    from wszoo.datasets import find_images, open_image
-    from wszoo.evaluate import class_names
-    from wszoo.evaluate import predict as rank
-
-    paths = find_images(images)
-    model = load(name, pretrained=True)
-    names = class_names(model, record_of(name))
-    photos = []
-
-    def decoded() -> Iterator[Image.Image]:
-        for path in progress(paths, len(paths), name):
-            photo = open_image(path)
-            if save is not None:  # a folder of photos may be larger than the memory
-                photos.append(photo)
-            yield photo
-
-    named = [
-        [(names[row] if names else str(row), share) for row, share in ranked]
-        for ranked in rank(model, decoded(), top)
-    ]
-    rows = [
-        {"image": str(path), "classes": [{"name": n, "share": share} for n, share in ranked]}
-        for path, ranked in zip(paths, named, strict=True)
-    ]
-    lines = [
-        f"{path}: " + "; ".join(f"{n} {share:.1%}" for n, share in ranked)
-        for path, ranked in zip(paths, named, strict=True)
-    ]
-    report(as_json, rows, lambda: "\n".join(lines))
-    if save is not None:
-        from wszoo.visualize import draw_predictions
-
-        save.mkdir(parents=True, exist_ok=True)
-        captions = [f"{ranked[0][0]} {ranked[0][1]:.0%}" for ranked in named]
-        unknown = [None] * len(photos)
-        draw_predictions(photos, captions, unknown, save / "predictions.png", title=name)
-        click.echo(f"drawn: {save / 'predictions.png'}", err=True)
-
-
-@main.command("eval")
-@name_argument(check_trained)
-@click.option(
-    "--data",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Class folders, or tar archives of them.",
-)
-@click.option("--split", help="train, val or test, where --data holds several; val by default.")
-@click.option("--batch-size", default=64, type=count, show_default=True)
-@click.option("--save", type=folder, help="Draw the confusions into this folder.")
-@as_json
-def eval_command(
-    name: str, data: Path, split: str | None, batch_size: int, save: Path | None, as_json: bool
-) -> None:
-    """Measure the accuracy of a classifier on photos in class folders."""
-    from wszoo.datasets import read_labelled_images
-    from wszoo.evaluate import class_count, class_names, evaluate, published_top1, targets_for
-
-    images = read_labelled_images(data, split, default="val")
-    model = load(name, pretrained=True)
-    record = record_of(name)
-    targets = targets_for(images, record, class_count(model))
-    total = -(-len(images) // batch_size)
-    result = evaluate(
-        model,
-        images,
-        targets,
-        batch_size=batch_size,
-        progress=lambda batches: progress(batches, total, name),
-    )
-    stated = published_top1(record, images)
-    published = stated and dict(zip(("data", "top1"), stated, strict=True))
-    row = {"name": name, **result.summary(), "published": published}
-    beside = f"; {stated[0]}: top-1 {stated[1]:.2f} %" if stated else ""
-    report(as_json, row, lambda: f"{name}: {result}{beside}")
-    if save is not None:
-        from wszoo.visualize import draw_confusion
-
-        save.mkdir(parents=True, exist_ok=True)
-        classes = class_names(model, record) or images.classes
-        short = [label.split(",")[0] for label in classes]
-        draw_confusion(result.confusion.numpy(), short, save / "confusion.png", title=name)
-        click.echo(f"drawn: {save / 'confusion.png'}", err=True)
 
 
 @main.command()
@@ -288,5 +192,8 @@ def bench(model: str, against: str, rounds: int, threads: int | None, as_json: b
     report(as_json, result.to_json(), lambda: str(result))
 
 
-for command in (check_data_command, confirm, convert, download, shards):
+for command in (
+    *(check_data_command, confirm, convert, download, eval_command),
+    *(finetune, predict, shards),
+):
     main.add_command(command)

@@ -2,6 +2,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -352,6 +353,17 @@ def test_decoding_crops_the_middle_of_a_long_photo(tmp_path: Path) -> None:
     pixels = read_labelled_images(tmp_path).decode(10)
 
     assert (pixels[:, 2:-2, 2:-2] == BLUE).all()
+
+
+def test_photos_can_be_left_out_by_name(tmp_path: Path) -> None:
+    images = read_labelled_images(write_folder(tmp_path, {**TWO_CLASSES, "hat/3.png": encoded()}))
+
+    left = images.without([os.path.relpath(images.names[0]), "elsewhere.png"])
+
+    assert left.names == images.names[1:] and left.targets == (1, 1)
+    assert left.classes == ("dress", "hat"), "classes stay, even without photos"
+    assert left.image(0).getpixel((0, 0)) == RED
+    assert len(images.without([])) == 3
 
 
 def test_find_images_takes_files_as_they_are_and_folders_in_sorted_order(tmp_path: Path) -> None:

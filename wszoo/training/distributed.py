@@ -67,6 +67,14 @@ class Ranks:
         shared: T = held[0]
         return shared
 
+    def gather(self, mine: dict[int, T]) -> dict[int, T]:
+        """What all ranks hold together, of which no key is held twice."""
+        if self.size == 1:
+            return mine
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, mine)
+        return {key: value for part in parts for key, value in part.items()}
+
     def wait(self) -> None:
         """Return once every rank has come here."""
         if self.size > 1:

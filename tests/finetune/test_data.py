@@ -1,0 +1,96 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.photo_sets import write_classes, write_coco, write_masks
+from wszoo.datasets import LabelledImages
+from wszoo.finetune.data import DataSource, read_splits, require_sound, warnings_of, with_classes
+
+
+def test_a_run_is_judged_on_val_or_else_on_test(tmp_path: Path) -> None:
+    both = write_masks(tmp_path / "both", splits={"train": 2, "val": 2, "test": 3})
+    test = write_masks(tmp_path / "test", splits={"train": 2, "test": 3})
+
+    named = [
+        read_splits(DataSource(task="segment", path=path)).held_out_name for path in (both, test)
+    ]
+
+    assert named == ["val", "test"]
+
+
+def test_data_without_the_splits_is_refused(tmp_path: Path) -> None:
+    alone = write_coco(tmp_path / "alone", splits={"train": 2})
+    flat = write_classes(tmp_path / "flat", splits={"train": 2}) / "train"
+
+    with pytest.raises(ValueError, match="alone has no split val and no split test, but fine-tu"):
+        read_splits(DataSource(task="detect", path=alone))
+    with pytest.raises(ValueError, match="has no split train, but fine-tuning learns from train"):
+        read_splits(DataSource(task="classify", path=flat))
+    with pytest.raises(FileNotFoundError, match="no such data"):
+        read_splits(DataSource(task="classify", path=tmp_path / "gone"))
+
+
+def test_class_ids_are_those_of_the_source(tmp_path: Path) -> None:
+    coco = read_splits(DataSource(task="detect", path=write_coco(tmp_path / "coco")))
+    data = write_masks(tmp_path / "masks", classes=("void", "red", "blue"))
+    masks = read_splits(DataSource(task="segment", path=data, ignore=(0,)))
+    folders = read_splits(DataSource(task="classify", path=write_classes(tmp_path / "folders")))
+
+    assert (coco.classes, coco.class_ids) == (("red", "blue"), (7, 14))
+    assert (masks.classes, masks.class_ids) == (("red", "blue"), (1, 2))
+    assert (folders.classes, folders.class_ids) == (("blue", "red"), ("blue", "red"))
+
+
+def test_labels_are_counted_in_the_classes_of_the_net() -> None:
+    images = LabelledImages(
+        names=("a", "b"), sources=(b"", b""), targets=(0, 1), classes=("x", "z")
+    )
+
+    moved = with_classes(images, ("x", "y", "z"), "here")
+
+    assert isinstance(moved, LabelledImages)
+    assert (moved.targets, moved.classes) == ((0, 2), ("x", "y", "z"))
+    with pytest.raises(ValueError, match="here has the class 'z', but known are x, y; leave it"):
+        with_classes(images, ("x", "y"), "here")
+
+
+def test_what_was_declared_changes_with_names_labels_and_boxes(tmp_path: Path) -> None:
+    data = write_coco(tmp_path / "data")
+    source = DataSource(task="detect", path=data)
+    before = read_splits(source)
+    train = before.train
+    assert not isinstance(train, LabelledImages)
+
+    fewer = replace(before, train=train.select([0, 1, 2]))
+    again = read_splits(source)
+
+    assert again.declaration() == before.declaration()
+    assert fewer.declaration()["digest"] != before.declaration()["digest"]
+
+
+def test_only_errors_beyond_the_quarantine_count(tmp_path: Path) -> None:
+    data = write_classes(tmp_path / "data", splits={"train": 11, "val": 3})
+    bad = data / "val" / "red" / "1.png"
+    bad.write_bytes(b"")
+    source = DataSource(task="classify", path=data)
+    left_out = tmp_path / "left-out.tsv"
+    left_out.write_text(f"name\treason\n{bad}\tempty\n")
+
+    with pytest.raises(ValueError, match=r"data has 1 x .*as in .*1\.png"):
+        require_sound(source)
+
+    assert not require_sound(replace(source, quarantine=left_out)).ok
+
+
+def test_each_warning_of_the_check_is_one_line(tmp_path: Path) -> None:
+    data = write_classes(tmp_path / "data", splits={"train": 11, "val": 3})
+    clean = require_sound(DataSource(task="classify", path=data))
+    copied = (data / "train" / "red" / "0.png").read_bytes()
+    (data / "val" / "red" / "copy.png").write_bytes(copied)
+
+    (warning,) = warnings_of(require_sound(DataSource(task="classify", path=data)))
+
+    assert not list(warnings_of(clean))
+    assert warning.startswith("data: 1 x ")
+    assert "copy.png" in warning and "\n" not in warning

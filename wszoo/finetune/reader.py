@@ -1,0 +1,170 @@
+"""Photos of any task, read and augmented by worker processes.
+
+What a worker makes of a photo follows from seed, epoch and index alone, so a run that was stopped
+goes on with the very same samples, whatever the number of workers.
+"""
+
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from wszoo.training.file_source import MOST_BROKEN, QUARANTINE, READ_TIMEOUT
+from wszoo.training.runlog import RunLog
+from wszoo.training.sampler import Purpose, sample_generator
+
+Sample = TypeVar("Sample")
+# Index, and random numbers for training or None for evaluation. It travels to worker processes, so
+# it is an object of a class, not a lambda. ValueError or FileNotFoundError: it cannot be read.
+Make = Callable[[int, np.random.Generator | None], Sample]
+_EVALUATION = -1  # epoch of samples that are not augmented
+
+
+class _Key(NamedTuple):
+    epoch: int
+    photo: int
+
+
+class _Made(NamedTuple):
+    sample: Any  # None: it cannot be read
+    problem: tuple[str, str] | None  # name of a photo and what is wrong with it
+
+
+class _Photos(Dataset[_Made]):
+    """Runs in worker processes."""
+
+    def __init__(self, make: Make[Any], names: Sequence[str], seed: int) -> None:
+        self._make, self._names, self._seed = make, names, seed
+
+    def __getitem__(self, key: _Key) -> _Made:
+        if key.epoch == _EVALUATION:
+            return self._try(key.photo, None)
+        generator = sample_generator(self._seed, key.epoch, key.photo, Purpose.AUGMENT)
+        first = made = self._try(key.photo, generator)
+        for offset in range(1, len(self._names)):
+            if made.sample is not None:
+                break
+            made = self._try((key.photo + offset) % len(self._names), generator)
+        return _Made(made.sample, first.problem)
+
+    def _try(self, index: int, generator: np.random.Generator | None) -> _Made:
+        try:
+            return _Made(self._make(index, generator), None)
+        except (ValueError, FileNotFoundError) as error:
+            return _Made(None, (self._names[index], str(error)))
+
+
+class _Keys:
+    """Batches of keys for a loader whose workers live on from epoch to epoch."""
+
+    def __init__(self) -> None:
+        self.batches: Iterator[list[_Key]] = iter(())
+
+    def __iter__(self) -> Iterator[list[_Key]]:
+        return self.batches
+
+
+class Reader(Generic[Sample]):
+    """Makes samples of photos, in this process or in others.
+
+    A photo that cannot be read is named in ``quarantine.tsv`` of the run, whichever rank met it,
+    and in the events of rank 0. In training the next one that can be read takes its place, the same
+    in every process; in evaluation its sample is None.
+
+    Args:
+        make: Turns an index into a sample.
+        names: Of the photos.
+        seed: Of the run.
+        workers: Processes that read; 0 reads here.
+        log: Where photos that cannot be read are told.
+    """
+
+    def __init__(
+        self,
+        make: Make[Sample],
+        names: Sequence[str],
+        *,
+        seed: int,
+        workers: int,
+        log: RunLog,
+    ) -> None:
+        self._names, self._log = names, log
+        self._list = log.output / QUARANTINE
+        self._broken = self._read_quarantine()
+        self._keys = _Keys()
+        self._loader: DataLoader[Any] = DataLoader(
+            _Photos(make, names, seed),
+            batch_sampler=self._keys,
+            num_workers=workers,
+            collate_fn=list,
+            persistent_workers=workers > 0,
+            timeout=READ_TIMEOUT if workers else 0,
+            worker_init_fn=_ignore_signals,
+        )
+
+    def load(self, epoch: int, batches: Iterable[np.ndarray]) -> Iterator[list[Sample]]:
+        """Augmented samples for each batch of indices in turn.
+
+        Raises:
+            ValueError: Too many photos cannot be read.
+        """
+        for made in self._load([_Key(epoch, int(i)) for i in batch] for batch in batches):
+            samples = [each.sample for each in made]
+            if any(sample is None for sample in samples):
+                raise ValueError(f"no photo can be read; {self._list} tells why")
+            yield samples
+
+    def load_plain(self, indices: Iterable[int]) -> Iterator[Sample | None]:
+        """Samples to evaluate on, one by one; None for a photo that cannot be read.
+
+        Raises:
+            ValueError: Too many photos cannot be read.
+        """
+        for made in self._load([_Key(_EVALUATION, index)] for index in indices):
+            yield made[0].sample
+
+    def _load(self, batches: Iterator[list[_Key]]) -> Iterator[list[_Made]]:
+        self._keys.batches = batches
+        for made in self._loader:
+            self._quarantine([each.problem for each in made if each.problem])
+            yield made
+
+    def _read_quarantine(self) -> set[str]:
+        """Names that were written down before, by any process of the run."""
+        if not self._list.exists():
+            return set()
+        text = self._list.read_text(encoding="utf-8", errors="surrogateescape")
+        return {line.partition("\t")[0] for line in text.split("\n")}.intersection(self._names)
+
+    def _quarantine(self, problems: list[tuple[str, str]]) -> None:
+        """Write down photos that could not be read."""
+        new = {name: reason for name, reason in problems if name not in self._broken}
+        if not new:
+            return
+        self._broken.update(new)
+        self._list.parent.mkdir(parents=True, exist_ok=True)
+        with self._list.open("a", encoding="utf-8", errors="surrogateescape") as file:
+            file.writelines(f"{name}\t{' '.join(new[name].split())}\n" for name in new)
+        for name, reason in new.items():
+            self._log.event(f"{reason}; the run goes on without it", quarantined=name)
+        if len(self._broken) > max(10, MOST_BROKEN * len(self._names)):
+            raise ValueError(
+                f"{len(self._broken)} of {len(self._names)} photos cannot be read; "
+                f"{self._list} names them, the last: {problems[-1][0]}"
+            )
+
+    def close(self) -> None:
+        """End the workers, which do not mind the signals that would end them otherwise."""
+        if self._loader._iterator is not None:
+            self._loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
+            for worker in self._loader._iterator._workers:  # type: ignore[attr-defined]
+                worker.kill()  # such as one that waits for a disk
+
+
+def _ignore_signals(_worker: int) -> None:
+    """A signal that stops the run reaches its whole process group; readers end with the run."""
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,310 @@
+"""A fine-tuning run from the check of its data to its report."""
+
+import os
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from wszoo.datasets import LabelledImages
+from wszoo.datasets.detection import DetectionImages
+from wszoo.datasets.segmentation import SegmentationImages
+from wszoo.finetune.classify import classification
+from wszoo.finetune.conclusion import conclude
+from wszoo.finetune.data import (
+    DataSource,
+    Splits,
+    counts_of,
+    read_splits,
+    require_sound,
+    warnings_of,
+)
+from wszoo.finetune.detect import Detection
+from wszoo.finetune.memory import choose, job_for, peak_memory
+from wszoo.finetune.models import (
+    TRAINABLE_STAGES,
+    build,
+    describe_net,
+    rebuild,
+    set_trainable_stages,
+)
+from wszoo.finetune.optimizer import make_adamw
+from wszoo.finetune.outputs import read_facts, read_weights
+from wszoo.finetune.plan import plan_rows
+from wszoo.finetune.segment import Segmentation
+from wszoo.finetune.settings import FineTuning
+from wszoo.finetune.transplant import transplant
+from wszoo.training.batches import BatchPlan, plan_batches
+from wszoo.training.declaration import declare, hardware, note_start
+from wszoo.training.distributed import Ranks, core_count
+from wszoo.training.engine import Learner
+from wszoo.training.lock import only_writer
+from wszoo.training.run import Limits, Run, Task
+from wszoo.training.runlog import RunLog
+
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """How a run is carried out; what may be otherwise at each of its starts.
+
+    Attributes:
+        micro_batch_size: Photos per pass of one rank.
+        memory_budget: Bytes per process, which decide that instead.
+        workers: Processes that read photos to learn from, and as many those to judge by; None for
+            one per core of a rank.
+        check: Look at every file before the first step.
+        resume: Go on with the newest checkpoint; else a folder with any is refused.
+        save_minutes: Between checkpoints.
+        log_every: Steps per line of progress.
+        tensorboard: Write event files too.
+        progress: Wraps what takes long, as ``tqdm`` does.
+    """
+
+    micro_batch_size: int | None = None
+    memory_budget: int | None = None
+    workers: int | None = None
+    check: bool = True
+    resume: bool = True
+    save_minutes: float = 5.0
+    log_every: int = 50
+    tensorboard: bool = False
+    progress: Progress = iter
+
+
+def fine_tune(
+    settings: FineTuning,
+    source: DataSource,
+    output: Path,
+    *,
+    ranks: Ranks | None = None,
+    start: Path | None = None,
+    conditions: Conditions | None = None,
+) -> Path:
+    """Fine-tune a net, and leave it with pictures and figures in the folder of the run.
+
+    A run that was stopped goes on where it stood; one that has ended writes its report again.
+
+    Args:
+        settings: What decides the outcome.
+        source: The photos: a split ``train``, and ``val`` or ``test`` to judge by.
+        output: Folder of the run, for this run alone.
+        ranks: This process among those that train together.
+        start: Folder of an earlier run whose net is gone on with.
+        conditions: How it is carried out.
+
+    Returns:
+        The report.
+
+    Raises:
+        FileNotFoundError: Data, weights or ``start`` are not there.
+        ValueError: Data, settings or folder are not right; the message says which and how.
+        SystemExit: With code 4: a signal came; the current step is saved.
+    """
+    ranks, conditions = ranks or Ranks(), conditions or Conditions()
+    output.mkdir(parents=True, exist_ok=True)
+    with only_writer(output) if ranks.is_main else nullcontext():
+        if not conditions.resume:
+            _refuse_checkpoints(output)
+        log = RunLog(
+            output,
+            title=f"{settings.head} over {settings.model}, to {settings.task}, in {output}",
+            main=ranks.is_main,
+            every=conditions.log_every,
+            tensorboard=conditions.tensorboard,
+        )
+        splits = _checked_splits(source, output, ranks, conditions, log)
+        run = _assemble(settings, splits, output, ranks, start, conditions, log)
+        try:
+            run.fit()
+        finally:
+            run.task.close()
+        report = output / "report.md"
+        if ranks.is_main:
+            report = conclude(run, settings, source, splits)
+    return report
+
+
+def _refuse_checkpoints(output: Path) -> None:
+    if found := sorted(output.glob("step-*")):
+        raise ValueError(
+            f"{output} holds checkpoints, the newest {found[-1].name}; name another folder, or "
+            f"leave out --resume never to go on"
+        )
+
+
+def _checked_splits(
+    source: DataSource, output: Path, ranks: Ranks, conditions: Conditions, log: RunLog
+) -> Splits:
+    """The photos, after a look at all of them where the run has not begun."""
+    report = None
+    begun = any(output.glob("step-*"))
+    if ranks.is_main and conditions.check and not begun:
+        report = require_sound(source, conditions.progress)
+        for warning in warnings_of(report):
+            log.event(warning)
+    ranks.wait()
+    splits = read_splits(source)
+    return replace(splits, counts=counts_of(splits.train, report))
+
+
+def _assemble(
+    settings: FineTuning,
+    splits: Splits,
+    output: Path,
+    ranks: Ranks,
+    start: Path | None,
+    conditions: Conditions,
+    log: RunLog,
+) -> Run:
+    """Everything a run is made of, resumed where it stood, its plan printed."""
+    more: dict[str, str] = {}
+    if start is None:
+        model = build(settings, len(splits.classes))
+        more["from"] = "published weights" if settings.pretrained else "random weights"
+    else:
+        model, more["from"] = _go_on_from(start, settings, splits.classes)
+    declared = {
+        "settings": asdict(settings),
+        "data": splits.declaration(),
+        "start": None if start is None else read_facts(start).sha256,
+    }
+    if ranks.is_main:
+        declare(output, declared)
+    micro = conditions.micro_batch_size
+    if conditions.memory_budget is not None:
+        micro, more["memory"] = _fit(model, settings, splits, output, ranks, conditions, declared)
+    plan = plan_batches(settings.batch_size, ranks.size, micro)
+    task = make_task(settings, splits, plan, ranks, model, _workers(conditions, ranks), log)
+    model.to(ranks.device)
+    learner = Learner(
+        model,
+        make_adamw(model, settings),
+        ranks=ranks,
+        accumulation_steps=plan.accumulation_steps,
+        precision=settings.precision,
+        clip_grad=settings.clip_grad,
+        ema_decay=settings.ema,
+    )
+    steps = task.steps_per_epoch * settings.epochs
+    run = Run(
+        task,
+        learner,
+        output,
+        Limits(
+            epochs=settings.epochs,
+            save_minutes=conditions.save_minutes,
+            patience=settings.patience,
+        ),
+        rate_at=lambda step: settings.rate_at(step, steps),
+        log=log,
+        seed=settings.seed,
+    )
+    run.resume()
+    more |= {"computed on": hardware(), "resumed at": f"step {learner.step_count:,}"}
+    log.plan(plan_rows(settings, splits, plan, model, task.steps_per_epoch) | more)
+    if ranks.is_main:
+        how = {"ranks": ranks.size, "micro_batch_size": plan.micro_batch_size}
+        for change in note_start(output, step=learner.step_count, **how):
+            log.event(f"{change}: the run goes on, its bits may differ from one left alone")
+    return run
+
+
+def _go_on_from(
+    start: Path, settings: FineTuning, classes: tuple[str, ...]
+) -> tuple[nn.Module, str]:
+    """The net of an earlier run with other classes, and what became of these."""
+    facts = read_facts(start)
+    net = facts.net
+    if (net.task, net.head) != (settings.task, settings.head):
+        raise ValueError(
+            f"{start} holds a {net.head} that was made to {net.task}; give --head {net.head}, or "
+            f"start from published weights"
+        )
+    model = rebuild(net, settings, len(classes))
+    moved = transplant(
+        model,
+        read_weights(start, facts),
+        task=net.task,
+        head=net.head,
+        before=facts.classes,
+        now=classes,
+    )
+    stages = settings.trainable_stages
+    if stages is None and settings.task != "classify":
+        stages = TRAINABLE_STAGES
+    if stages is not None:
+        set_trainable_stages(model, stages)
+    return model.train(), f"{start}, a {net.head} over {net.architecture}; classes: {moved}"
+
+
+def _fit(
+    model: nn.Module,
+    settings: FineTuning,
+    splits: Splits,
+    output: Path,
+    ranks: Ranks,
+    conditions: Conditions,
+    declared: dict[str, Any],
+) -> tuple[int, str]:
+    """Photos per pass, measured at the first start with this budget, then kept, and why."""
+    budget = conditions.memory_budget
+    assert budget is not None
+    key = f"memory budget of {budget / 1e9:g} GB"
+    chosen: dict[str, Any] = {}
+    if ranks.is_main:
+        chosen = declare(output, declared).get(key, {})
+        if not chosen:
+            job = job_for(model, describe_net(model, settings), settings, splits.train)
+            fit = choose(
+                plan_batches(settings.batch_size, ranks.size).micro_batch_size,
+                budget,
+                job.load,
+                lambda count: peak_memory(job, count, ranks.device),
+            )
+            chosen = {"micro_batch_size": fit.micro_batch_size, "measured": str(fit)}
+            declare(output, declared | {key: chosen})
+    chosen = ranks.share(chosen)
+    return chosen["micro_batch_size"], chosen["measured"]
+
+
+def _workers(conditions: Conditions, ranks: Ranks) -> int:
+    if conditions.workers is not None:
+        return conditions.workers
+    if ranks.device.type == "cpu":
+        return core_count()  # each rank has cores of its own
+    return max(1, core_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def make_task(
+    settings: FineTuning,
+    splits: Splits,
+    plan: BatchPlan,
+    ranks: Ranks,
+    model: nn.Module,
+    workers: int,
+    log: RunLog,
+) -> Task:
+    """What a run learns and is judged by."""
+    train, held_out = splits.train, splits.held_out
+    if isinstance(train, LabelledImages) and isinstance(held_out, LabelledImages):
+        net = describe_net(model, settings)
+        return classification(
+            train,
+            held_out,
+            settings,
+            plan,
+            ranks,
+            mean=net.mean,
+            std=net.std,
+            workers=workers,
+            log=log,
+        )
+    if isinstance(train, DetectionImages) and isinstance(held_out, DetectionImages):
+        return Detection(train, held_out, settings, plan, ranks, workers=workers, log=log)
+    assert isinstance(train, SegmentationImages) and isinstance(held_out, SegmentationImages)
+    return Segmentation(train, held_out, settings, plan, ranks, workers=workers, log=log)
