@@ -150,7 +150,7 @@ def lint(name: str, as_json: bool) -> None:
 )
 @as_json
 def demo(output: Path, as_json: bool) -> None:
-    """Classify packaged photos, fine-tune at batch size 2, compare with random weights."""
+    """Classify packaged photos, fine-tune at batch size 2 and 1, and find blood cells."""
     from wszoo.demo import run_demo
 
     result = run_demo(output, echo=lambda line: click.echo(line, err=as_json), progress=progress)

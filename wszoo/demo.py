@@ -1,7 +1,8 @@
-"""The main job on packaged data: classify photos, then fine-tune two at a time.
+"""The main job on packaged data: classify photos, then fine-tune two and one at a time.
 
 A pretrained net and the same net from random weights learn kinds of clothing from a few hundred
-photos with batches of two, where BatchNorm would break down.
+photos with batches of two, where BatchNorm would break down; a detector over the pretrained net
+learns to find blood cells with one photo per step.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from wszoo.datasets import LabelledImages, read_labelled_images
+from wszoo.demo_detection import CellsFound, Progress, find_cells
 from wszoo.evaluate import Evaluation, evaluate, predict
 from wszoo.training import engine
 from wszoo.training.augment import CROP_DRAWS, random_resized_crops
@@ -30,8 +32,6 @@ EPOCHS = 3
 LEARNING_RATE = 4e-4
 CROP_PIXELS = 80
 SHOWN = 24  # photos on each contact sheet
-
-Progress = Callable[[Any, int, str], Any]  # wraps an iterable of known length, as tqdm does
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,25 +53,32 @@ class DemoResult:
         random: The same from random weights.
         photos: Held-out photos.
         margin: Twice the binomial standard error of the difference, in points.
+        cells: What the detector found.
     """
 
     pretrained: float
     random: float
     photos: int
     margin: float
+    cells: CellsFound
 
     @property
-    def passed(self) -> bool:
+    def helped(self) -> bool:
         """Whether pretraining helped beyond chance."""
         return self.pretrained - self.random > self.margin
 
+    @property
+    def passed(self) -> bool:
+        """Whether pretraining helped beyond chance, and cells were found."""
+        return self.helped and self.cells.passed
+
     def __str__(self) -> str:
-        verdict = "helps" if self.passed else "does not help beyond chance"
+        verdict = "helps" if self.helped else "does not help beyond chance"
         lead = f"{self.pretrained - self.random:+.1f} points, two standard errors {self.margin:.1f}"
-        return f"pretraining {verdict}: {lead}"
+        return f"pretraining {verdict}: {lead}\n{self.cells}"
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "passed": self.passed}
+        return {**asdict(self), "cells": self.cells.to_json(), "passed": self.passed}
 
 
 def run_demo(output: Path, *, echo: Callable[[str], None], progress: Progress) -> DemoResult:
@@ -97,6 +104,7 @@ def run_demo(output: Path, *, echo: Callable[[str], None], progress: Progress) -
         accuracy, error = learner.result.top1, learner.result.standard_error
         echo(f"{learner.name:<15} {accuracy:5.1f} % ± {error:.1f} of {learner.result.count} photos")
     draw(learners, held_out, len(photos), output)
+    cells = find_cells(MODEL, output, echo=echo, progress=progress)
     echo(f"pictures: {', '.join(str(path) for path in sorted(output.glob('*.png')))}")
     first, second = (learner.result for learner in learners)
     return DemoResult(
@@ -104,6 +112,7 @@ def run_demo(output: Path, *, echo: Callable[[str], None], progress: Progress) -
         random=second.top1,
         photos=first.count,
         margin=2 * float(np.hypot(first.standard_error, second.standard_error)),
+        cells=cells,
     )
 
 
