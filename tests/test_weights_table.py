@@ -66,7 +66,8 @@ def test_published_accuracies_are_those_of_the_authors_readme() -> None:
 def test_timm_lists_foreign_weights_and_takes_them_by_default() -> None:
     listed = timm.list_models(pretrained=True, module="ws_resnet")
 
-    assert {record.name for record in WEIGHTS} == set(listed)
+    reachable = [record for record in WEIGHTS if record.packaged or record.origin]
+    assert {record.name for record in reachable} == set(listed)
     cfg = timm.get_pretrained_cfg("resnet50_gn_ws")
     assert cfg is not None and cfg.tag == "jhu_in1k"
 

