@@ -19,6 +19,12 @@ MODEL = "test_resnet_gn_ws"
 LOGIN_PAGE = b"<!DOCTYPE html><html><body>Please log in</body></html>"
 
 
+_DRIPS = {
+    "drip header": b"HTTP/1.1 200 OK\r\nX-Long: ",
+    "drip chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;",
+}
+
+
 class OriginServer(ThreadingHTTPServer):
     """Serves ``files``; each request for a name takes one of its ``faults``, until none is left."""
 
@@ -64,6 +70,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "hang":
             self.server.ended.wait(20)
             return
+        if fault in _DRIPS:
+            self._drip(_DRIPS[fault])
+            return
         if fault == "slow":
             self.server.ended.wait(1)
         body = content[start : start + size // 2] if fault == "cut" else content[start:]
@@ -71,6 +80,14 @@ class _Handler(BaseHTTPRequestHandler):
             body = body[:-1] + bytes([body[-1] ^ 1])
         total = f"{start}-{len(content) - 1}/{len(content)}" if start else ""
         self._send(body, 2**40 if fault == "huge" else size, f"bytes {total}" if start else None)
+
+    def _drip(self, begin: bytes) -> None:
+        """A line without an end, a byte now and then."""
+        self.wfile.write(begin)
+        for _ in range(200):
+            self.wfile.write(b"a")
+            if self.server.ended.wait(0.1):
+                break
 
     def _send(self, body: bytes, size: int, part: str | None = None) -> None:
         self.send_response(206 if part else 200)

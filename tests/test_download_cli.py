@@ -242,21 +242,36 @@ def test_a_conversion_that_is_not_the_proved_one_is_not_confirmed(
     assert json.loads(result.stdout)["proof_passed"] is False
 
 
-def test_what_there_is_nothing_to_compare_with_is_said_before_anything_is_fetched(
+def test_weights_without_a_published_figure_are_proved_and_their_figure_is_marked_as_measured(
+    measured: float,
     photos: Path,
     server: OriginServer,
     provable: dict[str, Tensor],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     published_as(server, provable, monkeypatch, None)
-    nothing = run(confirm, PROVABLE, "--data", photos)
+
+    result = run(confirm, PROVABLE, "--data", photos)
+
+    assert result.exit_code == 0, result.output
+    assert "measured here; none was published" in result.stdout
+    assert result.stdout.rstrip().endswith(
+        f'and checked=True and metrics={{"ImageNet val (measured)": {{"top1": {measured:.2f}}}}}'
+    )
+
+
+def test_another_set_of_photos_is_refused_before_anything_is_fetched(
+    photos: Path,
+    server: OriginServer,
+    provable: dict[str, Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     published_as(server, provable, monkeypatch, 50.0)
     monkeypatch.setattr(wszoo.confirm, "PHOTOS", 50_000)
     other_set = run(confirm, PROVABLE, "--data", photos)
 
-    assert nothing.exit_code == other_set.exit_code == 3
-    assert "no accuracy was published for 'resnet10_gn_ws.untrained'" in nothing.stderr
-    assert f"{photos} holds 20 photos of 20 classes; the published" in other_set.stderr
+    assert other_set.exit_code == 3
+    assert f"{photos} holds 20 photos of 20 classes; figures are of" in other_set.stderr
     assert server.asked == []
 
 
@@ -284,8 +299,9 @@ def test_the_limit_of_a_tenth_of_a_point_is_exact() -> None:
         name="n", url="u", original_sha256="0", sha256="1", standard_error=0.2, photos=9
     )
 
-    def passes(top1: float, proof: bool = True) -> bool:
-        return Confirmation(**facts, proof_passed=proof, top1=top1, published_top1=76.28).passed
+    def passes(top1: float, proof: bool = True, published: float | None = 76.28) -> bool:
+        return Confirmation(**facts, proof_passed=proof, top1=top1, published_top1=published).passed
 
     assert passes(76.28) and passes(76.18) and passes(76.38)
     assert not passes(76.178) and not passes(76.382) and not passes(76.28, proof=False)
+    assert passes(50.0, published=None) and not passes(50.0, proof=False, published=None)

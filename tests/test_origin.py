@@ -17,7 +17,7 @@ import pytest
 import timm
 import torch
 from huggingface_hub import constants
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import wszoo.weights
@@ -58,6 +58,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def state() -> dict[str, Tensor]:
+    torch.manual_seed(0)
     return random_state()
 
 
@@ -203,6 +204,68 @@ def test_a_file_can_be_laid_over_a_record_with_an_origin(
     assert net.num_classes == 200
 
 
+# The user's own folder
+
+
+@pytest.fixture
+def mine(known: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a file in ``WSZOO_WEIGHTS`` stands for the record."""
+    monkeypatch.setenv("WSZOO_WEIGHTS", str(tmp_path / "mine"))
+    path = tmp_path / "mine" / known.name / WEIGHTS_FILE
+    path.parent.mkdir(parents=True)
+    return path
+
+
+def test_a_file_that_nothing_vouches_for_needs_the_users_word(
+    known: Weights, mine: Path, state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(state, mine)
+
+    with pytest.raises(ValueError, match=rf"nothing says that {mine} holds '{known.name}': there"):
+        timm.create_model(known.name, pretrained=True)
+    monkeypatch.setenv("WSZOO_ACCEPT_UNVERIFIED", "1")
+    net = timm.create_model(known.name, pretrained=True)
+    assert torch.equal(net.state_dict()["conv1.weight"], state["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"folded": "true", "formula": "jhu"}, "holds folded kernels: standardizing them again"),
+        ({"formula": "bit"}, "trained with the WS formula 'bit', its record says 'jhu'; this is"),
+    ],
+    ids=["folded", "bit"],
+)
+def test_a_file_that_says_it_is_another_is_refused_even_with_the_users_word(
+    metadata: dict[str, str],
+    message: str,
+    known: Weights,
+    mine: Path,
+    state: dict[str, Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    save_file(state, mine, metadata=metadata)
+    monkeypatch.setenv("WSZOO_ACCEPT_UNVERIFIED", "1")
+
+    with pytest.raises(ValueError, match=message):
+        timm.create_model(known.name, pretrained=True)
+
+
+def test_a_note_of_origin_vouches_for_one_file_of_one_name(
+    known: Weights, mine: Path, tmp_path: Path
+) -> None:
+    made = first_use(known, tmp_path)
+    mine.write_bytes(made.read_bytes()[:-1] + b"\0")
+    (mine.parent / ORIGIN_FILE).write_bytes((made.parent / ORIGIN_FILE).read_bytes())
+
+    with pytest.raises(ValueError, match=r"has sha256 .*: copy it anew from a machine where `wsz"):
+        timm.create_model(known.name, pretrained=True)
+    mine.write_bytes(made.read_bytes())
+    timm.create_model(known.name, pretrained=True)
+    with pytest.raises(ValueError, match=rf"origin.json is of '{known.name}', not of '{MODEL}.x';"):
+        check_converted(mine, dataclasses.replace(known, tag="x"))
+
+
 # What is refused
 
 
@@ -252,7 +315,7 @@ def test_an_original_without_a_hash_is_pinned_at_its_first_use(
     assert first_use(weights, tmp_path) == path, "no word is needed for what is pinned"
     path.unlink()
     (path.parent / "net.pth").unlink()
-    server.files["net.pth"] = openmmlab_file(random_state())
+    server.files["net.pth"] = openmmlab_file({**state, "fc.bias": state["fc.bias"] + 1})
     with pytest.raises(ValueError, match=r"net\.pth has sha256 .*, at its first use it had"):
         first_use(weights, tmp_path, accept_unverified=True)
 
@@ -285,6 +348,14 @@ def missing_layer(state: dict[str, Tensor]) -> bytes:
     return openmmlab_file({k: v for k, v in state.items() if not k.startswith("layer4.")})
 
 
+def not_finite(state: dict[str, Tensor]) -> bytes:
+    return openmmlab_file({**state, "conv1.weight": state["conv1.weight"] * float("nan")})
+
+
+def other_dtype(state: dict[str, Tensor]) -> bytes:
+    return openmmlab_file({key: tensor.double() for key, tensor in state.items()})
+
+
 def no_checkpoint(state: dict[str, Tensor]) -> bytes:
     return b"\x80 this is no checkpoint"
 
@@ -296,6 +367,8 @@ def no_checkpoint(state: dict[str, Tensor]) -> bytes:
         (other_classes, r"2 tensors do not fit the net, e.g. fc.bias: \(7,\) instead of \(200,\)"),
         (no_classifier, r"2 tensors do not fit the net, e.g. fc.bias: None instead of \(200,\)"),
         (missing_layer, "layer4"),
+        (not_finite, "conv1.weight holds values that are not finite"),
+        (other_dtype, "is of torch.float64, the record says F32"),
         (no_checkpoint, "_toys': is cut short or damaged"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -137,7 +137,11 @@ def test_what_cannot_be_fetched_is_said_in_one_line_with_where_to_put_it(
 
     text = str(raised.value)
     assert text.startswith(f"cannot fetch {weights.origin.url}: ") and "\n" not in text
-    assert text.endswith(f", or put the file, fetched elsewhere, at {tmp_path / name_of(weights)}")
+    assert text.endswith(
+        f", or put the file, fetched elsewhere, at {tmp_path / name_of(weights)}, "
+        f"or set WSZOO_WEIGHTS=DIR to what `wszoo download {weights.name} --to DIR` made on a "
+        f"machine with a network"
+    )
     assert len(server.asked) == requests
     assert not (tmp_path / name_of(weights)).exists()
 
@@ -225,6 +229,50 @@ def test_a_mirror_without_a_hash_is_left_out_unless_the_user_says_so(
     assert len(server.asked) == 1
 
     assert fetched(weights, tmp_path, accept_unverified=True).file == mirror
+
+
+def test_every_name_under_which_the_file_may_be_put_there_is_told_once(
+    server: OriginServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    other = OriginFile(url="http://host/R-50.pth.tar", source="jhu")
+    same_name = OriginFile(url="http://host/net.pth", source="jhu")
+    weights = publish(server, CONTENT, has_hash=False, mirrors=(same_name, other))
+    places = f"{tmp_path / 'net.pth'} or {tmp_path / 'R-50.pth.tar'}, or set WSZOO_WEIGHTS=DIR"
+
+    with pytest.raises(ConnectionError, match=f"elsewhere, at {places}"):
+        fetched(weights, tmp_path, accept_unverified=True)
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_folder_in_place_of_the_file_is_named(
+    offline: bool, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    place = tmp_path / name_of(weights)
+    place.mkdir()
+
+    with pytest.raises(ValueError, match=f"{place} is a folder, where the file of this name belo"):
+        fetched(weights, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("drip header", "timeout: no answer after 0.6 seconds"),
+        ("drip chunk", "timeout: not complete after 0.6 seconds"),
+    ],
+)
+def test_a_server_that_sends_a_line_byte_by_byte_is_waited_for_no_longer_than_the_limit(
+    fault: str, message: str, weights: Weights, server: OriginServer, tmp_path: Path
+) -> None:
+    server.faults[name_of(weights)] = [fault] * 99
+    started = time.monotonic()
+
+    with pytest.raises(ConnectionError, match=message):
+        obtain(weights, tmp_path, Patience(attempts=9, timeout=0.3, limit=0.6), pinned={})
+
+    assert time.monotonic() - started < 3
 
 
 def test_where_every_mirror_fails_the_first_is_told(server: OriginServer, tmp_path: Path) -> None:

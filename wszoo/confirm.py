@@ -18,6 +18,7 @@ from wszoo.origin import cache_root, check_converted, converted, original_of, re
 from wszoo.weights import PUBLISHED, Weights
 
 TOLERANCE = 0.1  # points of top-1
+MEASURED = "ImageNet val (measured)"  # in ``Weights.metrics``, where no figure was published
 PHOTOS = 50_000  # of ImageNet's validation set, which the published figures are of
 
 
@@ -33,7 +34,7 @@ class Confirmation:
         proof_passed: It computes what an independent forward of the source's formula does.
         top1: Percent, measured.
         standard_error: Of ``top1``.
-        published_top1: Percent, as the authors say.
+        published_top1: Percent, as the authors say; None where they say nothing.
         photos: Measured on so many.
     """
 
@@ -44,11 +45,13 @@ class Confirmation:
     proof_passed: bool
     top1: float
     standard_error: float
-    published_top1: float
+    published_top1: float | None
     photos: int
 
     @property
     def passed(self) -> bool:
+        if self.published_top1 is None:
+            return self.proof_passed
         return self.proof_passed and abs(self.top1 - self.published_top1) <= TOLERANCE + 1e-9
 
     def to_json(self) -> dict[str, Any]:
@@ -60,14 +63,21 @@ class Confirmation:
             f"{self.name}, converted from {self.url} (sha256 {self.original_sha256})",
             f"proof: {'passed' if self.proof_passed else 'FAILED'}",
             f"top-1 {self.top1:.2f} % ± {self.standard_error:.2f} of {self.photos} photos, "
-            f"published {self.published_top1:.2f} %, {TOLERANCE} points may lie between them",
+            + self._compared(),
         ]
         if not self.passed:
             return "\n".join([*lines, "not confirmed: this is not the published net"])
         commit = f'sha256="{self.sha256}" and checked=True'
+        if self.published_top1 is None:
+            commit += f' and metrics={{"{MEASURED}": {{"top1": {self.top1:.2f}}}}}'
         return "\n".join(
             [*lines, f"confirmed; to commit, in wszoo/weights_table.py, for {self.name}: {commit}"]
         )
+
+    def _compared(self) -> str:
+        if self.published_top1 is None:
+            return "measured here; none was published: see whether a trained net would have it"
+        return f"published {self.published_top1:.2f} %, {TOLERANCE} points may lie between them"
 
 
 def confirm(
@@ -81,30 +91,26 @@ def confirm(
     """Convert the real original, prove the conversion, and measure it on ImageNet.
 
     Args:
-        weights: A record with an origin and a published accuracy.
+        weights: A record with an origin; without a published accuracy the measured one is told.
         data: ImageNet's validation set in class folders.
         batch_size: Photos per forward pass.
         accept_unverified: As for ``wszoo.weights.locate``.
         progress: Wraps the list of batches, as ``tqdm`` does.
 
     Raises:
-        ValueError: There is nothing to compare with, or ``data`` is another set.
+        ValueError: ``data`` is another set, or a file is not what it must be.
         ConnectionError: The original cannot be fetched.
     """
     published = weights.metrics.get(PUBLISHED, {}).get("top1")
-    if published is None:
-        raise ValueError(
-            f"no accuracy was published for {weights.name!r}; there is nothing to compare with"
-        )
     images = read_labelled_images(data, None, default="val")
     targets = targets_for(images, weights, weights.num_classes)
     if len(images) != PHOTOS or len(images.classes) != weights.num_classes:
         raise ValueError(
-            f"{data} holds {len(images)} photos of {len(images.classes)} classes; the published "
-            f"figure is of the {PHOTOS} of {weights.num_classes} of ImageNet's validation set"
+            f"{data} holds {len(images)} photos of {len(images.classes)} classes; figures "
+            f"are of the {PHOTOS} of {weights.num_classes} of ImageNet's validation set"
         )
     path = converted(weights, cache_root(), accept_unverified=accept_unverified)
-    check_converted(path, weights)
+    check_converted(path, weights, accept_unverified=accept_unverified)
     original = original_of(weights, cache_root(), accept_unverified=accept_unverified)
     stated = read_provenance(path.parent)
     if stated is None or stated.original_sha256 != original.sha256:

@@ -58,17 +58,19 @@ def convert(
     """Turn the weights in FILE into safetensors, prove them, and write them to a folder.
 
     FILE may be of the authors (.pth.tar), OpenMMLab, mmdetection, Detectron, timm or Google; it is
-    read without running any code in it. `timm.create_model("local-dir:FOLDER", pretrained=True)`
-    loads what is written.
+    read without running any code in it. A classifier that is written is loaded by
+    `timm.create_model("local-dir:FOLDER", pretrained=True)`, a detector by the lines in the
+    README.md beside it, since timm builds none.
     """
     from wszoo.conversion import convert_file
 
     result = convert_file(file, output, model=model, source=source, to=to, dtype=dtype)
     report(as_json, result.to_json(), lambda: str(result))
     if not result.passed:
+        numbers = "its net computes infinities or NaN" if result.proof.not_finite else ""
         click.echo(
-            f"wszoo: {file} is not what it was taken for: the proof failed, nothing was written "
-            f"to {output} but its report; try another --from or --dtype",
+            f"wszoo: {numbers or f'{file} is not what it was taken for'}: the proof failed, "
+            f"nothing was written to {output} but its report; try another --from or --dtype",
             err=True,
         )
         sys.exit(CHECK_FAILED)

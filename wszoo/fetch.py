@@ -1,8 +1,13 @@
 """HTTP with retries, time limits and errors of one line; what a file must be, its caller knows."""
 
+import contextlib
 import itertools
+import os
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, InvalidStateError, wait
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
@@ -113,7 +118,8 @@ def fetch_rest(
         OSError: ``path`` cannot be written.
     """
     have = path.stat().st_size if path.exists() else 0
-    with ask(url, {"Range": f"bytes={have}-"} if have else {}, patience) as response:
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    with ask(url, headers, patience, deadline) as response:
         follows = response.status == HTTPStatus.PARTIAL_CONTENT
         if follows and not response.getheader("Content-Range", "").startswith(f"bytes {have}-"):
             path.unlink(missing_ok=True)
@@ -144,21 +150,52 @@ for _handler in (
     _OPENER.add_handler(_handler())
 
 
-def ask(url: str, headers: dict[str, str], patience: Patience) -> HTTPResponse:
+def ask(
+    url: str, headers: dict[str, str], patience: Patience, deadline: float | None = None
+) -> HTTPResponse:
     """The answer to a GET request, its body not yet read.
+
+    Args:
+        deadline: Of ``time.monotonic``; ``patience.limit`` from now where None.
 
     Raises:
         FailedAttempt: There is none, or it is a refusal.
     """
+    if deadline is None:
+        deadline = time.monotonic() + patience.limit
     try:
-        response = _OPENER.open(Request(url, headers=headers), timeout=patience.timeout)
+        return _answer(Request(url, headers=headers), patience, deadline)
     except HTTPError as error:
         error.close()
         raise _refused(error.code) from error
     except (OSError, HTTPException) as error:
         raise FailedAttempt(_reason(error, patience)) from error
-    assert isinstance(response, HTTPResponse)
-    return response
+
+
+def _answer(request: Request, patience: Patience, deadline: float) -> HTTPResponse:
+    """The answer, waited for in a thread.
+
+    Every byte of a header renews the socket's own timeout, and a name server knows of none.
+    """
+    answer: Future[HTTPResponse] = Future()
+
+    def await_it() -> None:
+        try:
+            response = _OPENER.open(request, timeout=patience.timeout)
+        except Exception as error:
+            with contextlib.suppress(InvalidStateError):  # nobody waits for it any more
+                answer.set_exception(error)
+            return
+        try:
+            answer.set_result(response)
+        except InvalidStateError:
+            response.close()
+
+    threading.Thread(target=await_it, daemon=True).start()
+    wait([answer], timeout=max(0.0, deadline - time.monotonic()))
+    if answer.cancel():
+        raise FailedAttempt(f"timeout: no answer after {patience.limit:g} seconds")
+    return answer.result()
 
 
 def _refused(code: int) -> FailedAttempt:
@@ -178,16 +215,35 @@ def chunks(response: HTTPResponse, patience: Patience, deadline: float) -> Itera
     Raises:
         FailedAttempt: Nothing came for too long.
     """
-    while True:
-        try:
-            chunk = response.read1(_CHUNK)
-        except (OSError, HTTPException) as error:
-            raise FailedAttempt(_reason(error, patience)) from error
-        if not chunk:
-            return
-        if time.monotonic() > deadline:
-            raise FailedAttempt(f"timeout: not complete after {patience.limit:g} seconds")
-        yield chunk
+    # The line before a chunk may come byte by byte, which would renew the socket's own timeout.
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), _hang_up, [response])
+    timer.daemon = True
+    timer.start()
+    try:
+        while True:
+            try:
+                chunk, failure = response.read1(_CHUNK), None
+            except (OSError, HTTPException) as error:
+                chunk, failure = b"", error
+            if time.monotonic() > deadline:
+                reason = f"timeout: not complete after {patience.limit:g} seconds"
+                raise FailedAttempt(reason) from failure
+            if failure is not None:
+                raise FailedAttempt(_reason(failure, patience)) from failure
+            if not chunk:
+                return
+            yield chunk
+    finally:
+        timer.cancel()
+
+
+def _hang_up(response: HTTPResponse) -> None:
+    """End the connection under whoever reads from it; the response itself is theirs to close."""
+    with (
+        contextlib.suppress(OSError, ValueError),  # it has ended already
+        socket.socket(fileno=os.dup(response.fileno())) as connection,
+    ):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _reason(error: Exception, patience: Patience) -> str:

@@ -60,7 +60,9 @@ def resolve_source(
     elif record := record_of(f"{variant}.{cfg.tag}"):
         declared = record.formula
         if pretrained:
-            cfg = dataclasses.replace(cfg, file=str(locate(record, cache_dir=cache_dir)))
+            path = locate(record, cache_dir=cache_dir)
+            _require_formula(path, declared)
+            cfg = dataclasses.replace(cfg, file=str(path))
     elif pretrained:
         raise RuntimeError(f"no weights exist for {variant!r} yet; use pretrained=False")
     return cfg, _agree(formula, declared, cfg, pretrained)
@@ -138,6 +140,16 @@ def _declared_by_file(file: str | None) -> str | None:
             f"load the unfolded weights, or these into a plain timm ResNet with GroupNorm"
         )
     return metadata.get("formula")
+
+
+def _require_formula(path: Path, declared: str) -> None:
+    """A file may stand for a record only if it is not folded and names no other formula."""
+    stated = _declared_by_file(str(path))
+    if stated is not None and to_formula(stated) != to_formula(declared):
+        raise ValueError(
+            f"{path} says it was trained with the WS formula {stated!r}, its record says "
+            f"{declared!r}; this is another file than was published"
+        )
 
 
 def adapt_state_dict(state_dict: dict[str, Tensor], model: Any) -> dict[str, Tensor]:

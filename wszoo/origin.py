@@ -22,11 +22,12 @@ from huggingface_hub import constants
 from torch import Tensor
 
 from wszoo.fetch import Patience
-from wszoo.originals import Original, obtain
+from wszoo.originals import Original, environment_accepts, obtain
 from wszoo.weights_file import WEIGHTS_FILE, check_file, weights_bytes, write_whole
 from wszoo.weights_record import Weights
 
 ORIGIN_FILE = "origin.json"
+_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 PATIENCE = Patience(attempts=3, pause=0.5, timeout=5, limit=1800)
 
 _logger = logging.getLogger(__name__)
@@ -116,18 +117,42 @@ def original_of(
         return _obtain(weights, folder, accept_unverified, patience)
 
 
-def check_converted(path: Path, weights: Weights) -> None:
+def check_converted(path: Path, weights: Weights, *, accept_unverified: bool = False) -> None:
     """Hold a converted file against its record, or ``origin.json`` where none is pinned yet.
 
+    Args:
+        path: It, with ``origin.json`` beside it.
+        weights: A record with an origin.
+        accept_unverified: Where neither pins a digest, take the file for what it says it is.
+
     Raises:
-        ValueError: It is damaged, or another file.
+        ValueError: It is damaged or another file, or nothing says what it is.
     """
     stated = read_provenance(path.parent)
+    if stated is not None and stated.name != weights.name:
+        raise ValueError(
+            f"{path.parent / ORIGIN_FILE} is of {stated.name!r}, not of {weights.name!r}; "
+            f"each belongs into the folder of its name"
+        )
     digest = weights.sha256 or (stated.sha256 if stated else None)
     try:
         check_file(path, sha256=digest, dtype=weights.dtype)
     except ValueError as error:
-        raise ValueError(f"{error}: delete it, and the next use makes it anew") from error
+        raise ValueError(f"{error}: {_mend(path)}") from error
+    if digest is None and not (accept_unverified or environment_accepts()):
+        raise ValueError(
+            f"nothing says that {path} holds {weights.name!r}: there is no {ORIGIN_FILE} beside "
+            f"it, as `wszoo download {weights.name} --to DIR` writes; "
+            f"to take it as it is, set WSZOO_ACCEPT_UNVERIFIED=1"
+        )
+
+
+def _mend(path: Path) -> str:
+    """What to do about a damaged file: that in the user's own folder is not made by us."""
+    named = os.environ.get("WSZOO_WEIGHTS")
+    if named and Path(named).expanduser().resolve() in path.resolve().parents:
+        return "copy it anew from a machine where `wszoo download NAME --to DIR` wrote it"
+    return "delete it, and the next use makes it anew"
 
 
 def read_provenance(folder: Path) -> Provenance | None:
@@ -144,7 +169,7 @@ def read_provenance(folder: Path) -> Provenance | None:
         if not all(isinstance(text, str) for text in (facts.original_sha256, facts.sha256)):
             raise ValueError("a sha256 that is no text")
     except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged; delete it, and the next use makes it anew") from error
+        raise ValueError(f"{path} is damaged; {_mend(path)}") from error
     return facts
 
 
@@ -225,6 +250,7 @@ def _read_and_convert(weights: Weights, original: Original) -> dict[str, Tensor]
         if result.source.formula != weights.formula:
             raise ValueError(f"its formula is {result.source.formula!r}, not {weights.formula!r}")
         _require_fit(weights, result.state_dict)
+        _require_sound(weights, result.state_dict)
     except ValueError as error:
         reason = str(error).removeprefix(f"{original.path} ")
         raise ValueError(
@@ -245,3 +271,12 @@ def _require_fit(weights: Weights, tensors: dict[str, Tensor]) -> None:
             f"{len(wrong)} tensors do not fit the net, e.g. {wrong[0]}: "
             f"{found.get(wrong[0])} instead of {wanted.get(wrong[0])}"
         )
+
+
+def _require_sound(weights: Weights, tensors: dict[str, Tensor]) -> None:
+    """Numbers, of the type that the record says."""
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.dtype != _DTYPES[weights.dtype]:
+            raise ValueError(f"{key} is of {tensor.dtype}, the record says {weights.dtype}")
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{key} holds values that are not finite")

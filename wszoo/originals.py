@@ -58,14 +58,15 @@ def obtain(
         OSError: ``folder`` cannot be written.
     """
     files = _origin(weights).files
+    _refuse_folders(files, folder)
     present = next((file for file in files if (folder / file.file_name).is_file()), None)
-    takes_any = accept_unverified or _environment_accepts() or weights.sha256 is not None
+    takes_any = accept_unverified or environment_accepts() or weights.sha256 is not None
     trusted = [
         file for file in files if takes_any or file.sha256_prefix or file.file_name in pinned
     ]
     if not trusted or (present and present not in trusted):
         raise ValueError(_unverifiable(weights, present or files[0]))
-    file = present or _fetch_first(trusted, folder, patience)
+    file = present or _fetch_first(weights, trusted, folder, patience)
     path = folder / file.file_name
     if (fault := _fault(path, file)) is not None:
         raise ValueError(f"{path} {fault}; delete it to have it fetched again")
@@ -84,8 +85,18 @@ def _origin(weights: Weights) -> Origin:
     return weights.origin
 
 
-def _environment_accepts() -> bool:
+def environment_accepts() -> bool:
+    """Whether the user takes files that nothing vouches for: ``WSZOO_ACCEPT_UNVERIFIED``."""
     return os.environ.get("WSZOO_ACCEPT_UNVERIFIED", "").lower() in ("1", "true", "yes", "on")
+
+
+def _refuse_folders(files: tuple[OriginFile, ...], folder: Path) -> None:
+    for path in (folder / file.file_name for file in files):
+        if path.is_dir():
+            raise ValueError(
+                f"{path} is a folder, where the file of this name belongs; "
+                f"put the file itself there, or delete the folder to have it fetched"
+            )
 
 
 def _unverifiable(weights: Weights, file: OriginFile) -> str:
@@ -96,9 +107,15 @@ def _unverifiable(weights: Weights, file: OriginFile) -> str:
     )
 
 
-def _fetch_first(files: list[OriginFile], folder: Path, patience: Patience) -> OriginFile:
+def _fetch_first(
+    weights: Weights, files: list[OriginFile], folder: Path, patience: Patience
+) -> OriginFile:
     """Fetch the first of ``files`` that can be had."""
-    by_hand = f"or put the file, fetched elsewhere, at {folder / files[0].file_name}"
+    places = dict.fromkeys(str(folder / file.file_name) for file in files)
+    by_hand = (
+        f"or put the file, fetched elsewhere, at {' or '.join(places)}, or set WSZOO_WEIGHTS=DIR "
+        f"to what `wszoo download {weights.name} --to DIR` made on a machine with a network"
+    )
     if constants.HF_HUB_OFFLINE:
         raise ConnectionError(
             f"cannot fetch {files[0].url}: HF_HUB_OFFLINE is set; unset it, {by_hand}"

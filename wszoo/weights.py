@@ -93,7 +93,7 @@ def locate(
         else:
             raise FileNotFoundError(_nowhere(weights))
     if weights.origin:
-        check_converted(path, weights)
+        check_converted(path, weights, accept_unverified=accept_unverified)
     else:
         check_file(path, sha256=weights.sha256, dtype=weights.dtype)
     return path
