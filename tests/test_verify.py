@@ -240,6 +240,9 @@ def test_foreign_weights_without_a_note_of_origin_say_so(
     path.write_bytes(locate(foreign).read_bytes())
     monkeypatch.setenv("WSZOO_WEIGHTS", str(tmp_path / "mine"))
 
+    with pytest.raises(ValueError, match=r"nothing says that .* there is no origin\.json beside"):
+        verify_name(foreign.name)
+    monkeypatch.setenv("WSZOO_ACCEPT_UNVERIFIED", "1")
     facts = verify_name(foreign.name)
 
     assert facts["file"] == str(path)

@@ -92,7 +92,7 @@ def fetch_bytes(url: str, max_bytes: int, patience: Patience) -> bytes:
 
     def attempt(deadline: float) -> bytes:
         content = bytearray()
-        with ask(url, {}, patience) as response:
+        with ask(url, {}, patience, deadline) as response:
             expected = response.length or 0  # None where the server does not tell
             for chunk in chunks(response, patience, deadline):
                 content += chunk
