@@ -1,6 +1,7 @@
 """Zip archives that hold too much, too little, or something else."""
 
 import io
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,9 @@ def test_a_zip_bomb_is_refused_by_what_it_declares(make: Any, tmp_path: Path) ->
     make(path, **{f"a{n}": np.zeros(500_000, "f4") for n in range(4)})
     assert make is np.savez or path.stat().st_size < 20_000
 
-    with pytest.raises(ValueError, match=r"bomb\.npz .* over the limit of 1000000; pass limit="):
+    with pytest.raises(
+        ValueError, match=r"bomb\.npz .* over the limit of 1000000; no published file"
+    ):
         read_foreign(path, limit=1_000_000)
     assert len(read_foreign(path, limit=10_000_000)) == 4
 
@@ -127,6 +130,65 @@ def test_two_checkpoints_in_one_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "two.pth", entries | {"other/data.pkl": b"\x80\x02}."})
     with pytest.raises(ValueError, match="neither an .npz file nor the state dict of torch.save"):
         read_foreign(path)
+
+
+@pytest.mark.parametrize("change", ["two", "before", "behind", "two, 32 bits"])
+def test_an_archive_with_bytes_around_it_is_refused(change: str, tmp_path: Path) -> None:
+    """Python would check the second of two archives, and torch load the first."""
+    first, second = (tmp_path / "weights.pth", tmp_path / "changed.pth")
+    torch.save({"weight": torch.zeros(3)}, first)
+    torch.save({"weight": torch.ones(3)}, second)
+    one, other = first.read_bytes(), second.read_bytes()
+    content = {
+        "two": one + other,
+        "before": b"PK\x03\x04" + one,
+        "behind": one + bytes(7),
+        "two, 32 bits": hand_packed(tmp_path, 0.0) + hand_packed(tmp_path, 1.0),
+    }[change]
+    first.write_bytes(content)
+    with pytest.raises(ValueError, match="has bytes before or behind its archive, or is several"):
+        read_foreign(first)
+
+
+def hand_packed(folder: Path, value: float) -> bytes:
+    """A checkpoint with the 32-bit end record."""
+    torch.save({"weight": torch.full((3,), value)}, folder / "one.pth")
+    with zipfile.ZipFile(folder / "one.pth") as archive:
+        entries = {info.filename: archive.read(info) for info in archive.infolist()}
+    return write(folder / "packed.pth", entries).read_bytes()
+
+
+def test_a_64_bit_end_elsewhere_than_before_the_end_is_refused(tmp_path: Path) -> None:
+    """Python takes the record before the locator, torch the one that the locator names."""
+    path = tmp_path / "weights.pth"
+    checkpoint(path)
+    content = bytearray(path.read_bytes())
+    assert content[-42:-38] == b"PK\x06\x07"
+    content[-34:-26] = (8).to_bytes(8, "little")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="has bytes before or behind its archive"):
+        read_foreign(path)
+
+
+@pytest.mark.parametrize("name", ["DATA.pkl", "data/0.PKL"])
+def test_names_that_differ_only_in_case_are_refused(name: str, tmp_path: Path) -> None:
+    entries = checkpoint(tmp_path / "weights.pth")
+    root = named(entries, "data.pkl")[: -len("data.pkl")]
+    extra = {f"{root}{name}": b"", f"{root}{name.lower()}": entries[f"{root}data.pkl"]}
+    path = write(tmp_path / "case.pth", entries | extra)
+    with pytest.raises(ValueError, match="entries whose names torch confuses"):
+        read_foreign(path)
+
+
+def test_the_advice_of_torch_to_load_unsafely_is_not_passed_on(tmp_path: Path) -> None:
+    entries = checkpoint(tmp_path / "weights.pth")
+    entries[named(entries, "data.pkl")] = b"\x80\x02}}b."  # a dict with notes
+    path = write(tmp_path / "notes.pth", entries)
+    with pytest.raises(pickle.UnpicklingError, match="`weights_only` set to `False` will"):
+        torch.load(path, weights_only=True)
+    with pytest.raises(ValueError, match="is refused by torch.load, as it holds what") as refusal:
+        read_foreign(path)
+    assert "weights_only" not in str(refusal.value)
 
 
 def test_a_storage_shorter_than_declared_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import pickle
 import struct
+import tracemalloc
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,118 @@ def test_a_dict_that_holds_itself_is_refused(tmp_path: Path) -> None:
     (tmp_path / "weights.pkl").write_bytes(pickle.dumps(content))
     with pytest.raises(ValueError, match="holds dict under 'blobs'"):
         read_foreign(tmp_path / "weights.pkl")
+
+
+def test_arrays_that_share_one_buffer_are_counted_each(tmp_path: Path) -> None:
+    reduced: Any = np.ones(1).__reduce__()
+    state = (1, (25_000,), np.dtype("f4"), False, bytes(100_000))
+    arrays = {str(n): Call(reduced[0], *reduced[1], state=state) for n in range(20)}
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(pickle.dumps({"blobs": arrays}, protocol=2))
+    assert path.stat().st_size < 200_000
+
+    assert len(read_foreign(path, limit=2_000_000)) == 20
+    with pytest.raises(ValueError, match="unpacks to 2000000 bytes, over the limit of 1999999;"):
+        read_foreign(path, limit=1_999_999)
+
+
+def test_bytes_that_are_encoded_again_and_again_take_no_memory(tmp_path: Path) -> None:
+    text = b"X" + struct.pack("<i", 1_000_000) + bytes(1_000_000)
+    encode = b"c_codecs\nencode\nq\x00h\x00" + text + b"q\x01U\x06latin1q\x02\x86R"
+    again = b"h\x00h\x01h\x02\x86R"
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(b"\x80\x02]" + b"(" + encode + 500 * again + b"e.")
+
+    assert peak_of_refusal(path, "holds no state dict") < 10_000_000
+
+
+def test_dicts_that_refer_to_one_another_are_not_copied(tmp_path: Path) -> None:
+    inner: dict[Any, Any] = dict.fromkeys(range(300))
+    middle = dict.fromkeys(range(300), inner)
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(pickle.dumps({str(n): middle for n in range(100)}, protocol=2))
+
+    assert peak_of_refusal(path, "holds dict under '0'") < 5_000_000
+
+
+def test_a_pickle_of_too_many_steps_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(b"\x80\x02" + b"}" * 1_000_000 + b".")
+
+    with pytest.raises(ValueError, match="of more than 1000000 steps, which no state dict takes"):
+        read_foreign(path)
+
+
+@pytest.mark.parametrize("name", [b"OrderedDict", b"Counter"])
+def test_a_dict_copied_over_and_over_is_refused(name: bytes, tmp_path: Path) -> None:
+    entries = b"".join(b"K" + bytes([n]) + b"N" for n in range(200))
+    many = b"".join(b"c" + b"collections\n" + name + b"\nh\x00\x85R" for _ in range(6000))
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(b"\x80\x02](}q\x00(" + entries + b"u" + many + b"e.")
+
+    with pytest.raises(ValueError, match="is a pickle that copies its content over and over"):
+        read_foreign(path)
+
+
+@pytest.mark.parametrize(("before", "behind"), [(b"}", b"Ns"), (b"}(", b"Nu")])
+def test_a_key_of_nested_tuples_is_refused_and_not_hashed(
+    before: bytes, behind: bytes, tmp_path: Path
+) -> None:
+    """To hash 60 levels of pairs takes 2**60 steps."""
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(b"\x80\x02" + before + b"K\x01" + b"2\x86" * 60 + behind + b".")
+
+    with pytest.raises(ValueError, match="is a pickle with tuple as key of a dict"):
+        read_foreign(path)
+
+
+def test_a_nested_value_is_not_spelt_out_in_a_message(tmp_path: Path) -> None:
+    """60 levels of pairs are 2**60 words."""
+    nested = b"K\x01" + b"2\x86" * 60
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(b"\x80\x02cnumpy\ndtype\n" + nested + b"\x85R.")
+
+    with pytest.raises(ValueError, match="holds an array of tuple, not of numbers"):
+        read_foreign(path)
+
+
+def test_a_byte_array_longer_than_its_file_is_not_made(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(b"\x80\x05\x96" + struct.pack("<Q", 300_000_000) + b"N.")
+
+    with pytest.raises(ValueError, match="is cut short or damaged"):
+        read_foreign(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"cnumpy\nndarray\n)\x81", "is a pickle that makes objects without a call"),
+        (b"(cnumpy\nndarray\no", "is a pickle that makes objects without a call"),
+        (b"\x8f", "is a pickle with EMPTY_SET, which no state dict has"),
+        (b"}U\x01acnumpy\nndarray\n)Rs", "holds an array without values"),
+        (b"ccollections\nCounter\nU\x02ab\x85R", "is a pickle that counts str"),
+        (b"ccollections\nCounter\n]R", "is a pickle that calls with list"),
+    ],
+)
+def test_an_object_made_in_an_unusual_way_is_refused(
+    content: bytes, reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(b"\x80\x02" + content + b".")
+    with pytest.raises(ValueError, match=reason):
+        read_foreign(path)
+
+
+def peak_of_refusal(path: Path, reason: str) -> int:
+    """Bytes that Python took at most until it refused a file."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=reason):
+            read_foreign(path)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 class _Declares:

@@ -136,6 +136,15 @@ def test_arrays_of_any_byte_order_and_type_are_read(dtype: str, tmp_path: Path) 
             assert found[key].numpy().dtype == array.dtype.newbyteorder("=")
 
 
+def test_folded_kernels_are_not_taken_for_raw_ones(tmp_path: Path) -> None:
+    path = tmp_path / "folded.safetensors"
+    save_file(some_weights(), path, {"folded": "true"})
+    with pytest.raises(ValueError, match=r"folded\.safetensors holds folded kernels, .* pass the"):
+        read_foreign(path)
+    save_file(some_weights(), path, {"folded": "false"})
+    assert len(read_foreign(path)) == 3
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no weights file at .*gone\.pth"):
         read_foreign(tmp_path / "gone.pth")

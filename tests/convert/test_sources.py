@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.models.resnetv2 import ResNetV2
 
@@ -315,3 +316,20 @@ def test_every_source_names_those_that_look_like_it() -> None:
         assert source.formula is None or source.formula in wszoo.FORMULAS
         alike = {other.name for other in SOURCES.values() if other.layout == source.layout}
         assert set(source.lookalikes) == alike - {name}, name
+
+
+def test_photos_of_googles_bit_are_squeezed_and_all_others_cut() -> None:
+    assert {name for name, s in SOURCES.items() if s.card.crop_mode != "center"} == {"bit"}
+    card = SOURCES["bit"].card
+    photo = np.full((100, 300, 3), 128, dtype=np.uint8)
+    photo[:, :20] = 255  # an end that a cut takes off
+    transform = timm.data.create_transform(
+        (3, card.size, card.size), crop_pct=card.size / card.resize, crop_mode=card.crop_mode
+    )
+    assert transform(Image.fromarray(photo))[0, :, 0].min() > 2
+
+
+def test_the_note_for_detectors_tells_both_differences_of_roi_align() -> None:
+    note = SOURCES["mmdet"].note
+    assert "(aligned)" in note and "sampling ratio 0" in note
+    assert "not aligned, ratio 2" in note

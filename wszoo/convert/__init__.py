@@ -3,6 +3,7 @@
 State dicts go in and come out; what net they belong to is a name here, never a module.
 """
 
+from wszoo.convert.attribution import source_of_file
 from wszoo.convert.reading import read_foreign
 from wszoo.convert.records import SOURCES, Card, Source
 from wszoo.convert.sources import Converted, convert_state, recognise, restore_state
@@ -16,4 +17,5 @@ __all__ = [
     "read_foreign",
     "recognise",
     "restore_state",
+    "source_of_file",
 ]

@@ -1,6 +1,7 @@
 """Zip archives with weights: checkpoints of torch.save, and NumPy's .npz."""
 
 import math
+import struct
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -10,9 +11,13 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from wszoo.convert.pickles import UnreadableError, outline_of
+from wszoo.convert.arrays import UnreadableError
+from wszoo.convert.pickles import outline_of
 
 _PICKLE_LIMIT = 100_000_000  # bytes; of the largest net published it is below one million
+_END = struct.Struct("<4s4H2LH")  # end of the central directory, and its 64-bit forms
+_LOCATOR = struct.Struct("<4sLQL")
+_END64 = struct.Struct("<4sQ2H2L4Q")
 
 
 def read_zip(path: Path, limit: int) -> Any:
@@ -24,6 +29,7 @@ def read_zip(path: Path, limit: int) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = _entries(archive, limit)
+            _check_extent(path, archive)
             if all(name.endswith(".npy") for name in entries):
                 return {name[: -len(".npy")]: _array(archive, e) for name, e in entries.items()}
             _check_checkpoint(archive, entries, limit)
@@ -43,8 +49,10 @@ def load_checkpoint(path: Path, *, mmap: bool) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch promises none in particular
-        reason = str(error).strip().split("\n")[0]
-        raise UnreadableError(f"is refused by torch.load: {reason}") from error
+        raise UnreadableError(  # its own text may advise to load the file unsafely
+            "is refused by torch.load, as it holds what no state dict has; "
+            "have its publisher save that alone"
+        ) from error
 
 
 def _entries(archive: zipfile.ZipFile, limit: int) -> dict[str, zipfile.ZipInfo]:
@@ -60,9 +68,35 @@ def _entries(archive: zipfile.ZipFile, limit: int) -> dict[str, zipfile.ZipInfo]
     if unpacked > limit:
         raise UnreadableError(
             f"unpacks to {unpacked} bytes, over the limit of {limit}; "
-            f"pass limit= if that is what you expect"
+            f"no published file of this kind is as large"
         )
     return {info.filename: info for info in infos}
+
+
+def _check_extent(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse bytes before or behind an archive.
+
+    Python finds an archive behind other bytes, torch one that begins the file: of two archives one
+    would be checked and the other one loaded. Layout: APPNOTE.TXT of PKWARE, 4.3.14 to 4.3.16.
+    """
+    is_one = True
+    with path.open("rb") as file:
+        end = file.seek(-_END.size, 2)
+        mark, _, _, _, _, length, begin, comment = _END.unpack(file.read())
+        if end >= _LOCATOR.size + _END64.size:
+            file.seek(end - _LOCATOR.size)
+            locator_mark, _, end64, _ = _LOCATOR.unpack(file.read(_LOCATOR.size))
+            if locator_mark == b"PK\x06\x07":  # torch.save always writes the 64-bit records
+                end -= _LOCATOR.size + _END64.size
+                file.seek(end)
+                mark64, *_, length, begin = _END64.unpack(file.read(_END64.size))
+                is_one = mark64 == b"PK\x06\x06" and end64 == end
+    first = min(info.header_offset for info in archive.infolist())
+    is_one = is_one and mark == b"PK\x05\x06" and comment == 0
+    if not is_one or first != 0 or begin + length != end:
+        raise UnreadableError(
+            "has bytes before or behind its archive, or is several in one; fetch it again"
+        )
 
 
 def _check_checkpoint(
@@ -70,6 +104,9 @@ def _check_checkpoint(
 ) -> None:
     roots = [name[: -len("data.pkl")] for name in entries if name.endswith("data.pkl")]
     root = roots[0] if len(roots) == 1 else None  # of two, torch and we might read different ones
+    folded = Counter(name.lower() for name in entries)  # torch finds entries in either case
+    if max(folded.values()) > 1 or any(e.filename != e.orig_filename for e in entries.values()):
+        raise UnreadableError("is an archive with entries whose names torch confuses")
     if root is None or f"{root}constants.pkl" in entries:
         raise UnreadableError(
             "is a zip archive, but neither an .npz file nor the state dict of torch.save"

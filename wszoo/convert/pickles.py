@@ -2,25 +2,35 @@
 
 Every name that a pickle may use is looked up in a table of stand-ins of our own, so reading one
 neither imports nor calls what the file asks for, and nothing as large as the file claims is made.
+A few bytes may refer to one object many times, so nothing here walks or copies what is nested.
 """
 
-import math
 import pickle
+import pickletools
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, Any, ClassVar
 
-import numpy as np
 import torch
-from torch import Tensor
+
+from wszoo.convert.arrays import (
+    NumpyArray,
+    NumpyType,
+    UnreadableError,
+    count_of,
+    encode_later,
+    from_buffer,
+    scalar,
+    shown,
+)
 
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # first object of what torch.save wrote before it used zip
-_NUMPY_CODES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
-
-
-class UnreadableError(ValueError):
-    """Why a file cannot be used, as the rest of a sentence that begins with its name."""
+_MOST_STEPS = 1_000_000  # of one pickle; Mask R-CNN's, its optimizer included, takes 20 000
+_NEVER_WRITTEN = {  # of what a state dict has: sets, outside memory, other tables of names
+    *("EXT1", "EXT2", "EXT4", "DICT", "EMPTY_SET", "ADDITEMS", "FROZENSET"),
+    *("NEXT_BUFFER", "READONLY_BUFFER"),
+}
 
 
 @dataclass(frozen=True)
@@ -49,76 +59,49 @@ class Outline:
     tensor_bytes: int = 0
 
 
-class NumpyType:
-    """Stands in for ``numpy.dtype`` while a pickle is read."""
-
-    def __init__(self, code: str, *_flags: Any) -> None:
-        if code not in _NUMPY_CODES:
-            raise UnreadableError(f"holds an array of {code!r}, not of numbers; it may be objects")
-        self.dtype = np.dtype(code)
-
-    def set_state(self, state: tuple[Any, ...]) -> None:
-        if state[1] in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(state[1])
+def _ordered_dict(pairs: Any = ()) -> OrderedDict[Any, Any]:
+    made = OrderedDict(pairs if isinstance(pairs, dict) else ())
+    for key, value in () if isinstance(pairs, dict) else pairs:
+        made[_checked_key(key)] = value
+    return made
 
 
-class NumpyArray:
-    """Stands in for ``numpy.ndarray`` while a pickle is read."""
+def _counter(counts: Any = None) -> Counter[Any]:
+    if not isinstance(counts, dict | None):
+        raise UnreadableError(f"is a pickle that counts {type(counts).__name__}")
+    return Counter(counts)
 
-    def __init__(self, *_arguments: Any) -> None:
-        self.tensor: Tensor | None = None
 
-    def set_state(self, state: tuple[Any, ...]) -> None:
-        _version, shape, kind, is_fortran, raw = state
-        self.fill(raw, kind, shape, "F" if is_fortran else "C")
+def _size(sizes: Any) -> tuple[int, ...]:
+    count_of(sizes)
+    return tuple(sizes)
 
-    def fill(self, raw: Any, kind: Any, shape: Any, order: str) -> None:
-        if not isinstance(kind, NumpyType) or not isinstance(raw, str | bytes | bytearray):
-            raise UnreadableError("holds an array of objects, not of numbers")
-        content = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)
-        needed = _count(shape) * kind.dtype.itemsize
-        if needed != len(content):
+
+def _checked_key(key: Any) -> Any:
+    """A key of a dict; to hash nested tuples may take for ever."""
+    parts = key if isinstance(key, tuple) and len(key) <= 8 else (key,)
+    for part in parts:
+        is_small = isinstance(part, int) and abs(part) < 2**64
+        if not is_small and not isinstance(part, str | bytes | float | None):
             raise UnreadableError(
-                f"declares an array of shape {tuple(shape)}, {needed} bytes, and holds "
-                f"{len(content)} bytes of it"
+                f"is a pickle with {type(part).__name__} as key of a dict, which no state dict has"
             )
-        values = np.frombuffer(content, kind.dtype).reshape(
-            shape, order="F" if order == "F" else "C"
-        )
-        native = values.astype(
-            kind.dtype.newbyteorder("="), order="C"
-        )  # a copy that can be written
-        self.tensor = torch.from_numpy(native)
+    return key
 
 
-def _scalar(kind: Any, raw: Any) -> NumpyArray:
-    array = NumpyArray()
-    array.fill(raw, kind, (), "C")
-    return array
-
-
-def _from_buffer(raw: Any, kind: Any, shape: Any, order: str, *_axes: Any) -> NumpyArray:
-    array = NumpyArray()
-    array.fill(raw, kind, shape, order)
-    return array
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise UnreadableError(f"holds bytes written as {encoding!r}, which numpy never does")
-    return text.encode("latin1")
-
-
-_PLAIN: dict[str, Any] = {"collections.OrderedDict": OrderedDict, "collections.Counter": Counter}
+_PLAIN: dict[str, Any] = {
+    "collections.OrderedDict": _ordered_dict,
+    "collections.Counter": _counter,
+}
 _NUMPY: dict[str, Any] = _PLAIN | {
     "numpy.ndarray": NumpyArray,
     "numpy.dtype": NumpyType,
-    "_codecs.encode": _encode,
+    "_codecs.encode": encode_later,
 }
 for _core in ("numpy.core", "numpy._core"):  # the older and the newer name of one module
     _NUMPY[f"{_core}.multiarray._reconstruct"] = NumpyArray
-    _NUMPY[f"{_core}.multiarray.scalar"] = _scalar
-    _NUMPY[f"{_core}.numeric._frombuffer"] = _from_buffer
+    _NUMPY[f"{_core}.multiarray.scalar"] = scalar
+    _NUMPY[f"{_core}.numeric._frombuffer"] = from_buffer
 
 _STORAGES: dict[str, Any] = {
     f"torch.{name}Storage": getattr(torch, dtype)
@@ -137,6 +120,9 @@ _STORAGES: dict[str, Any] = {
 }
 
 
+_INSTANCES = (pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX)
+
+
 class _InertUnpickler(pickle._Unpickler):
     """Python's own unpickler with a table in place of imports.
 
@@ -152,6 +138,7 @@ class _InertUnpickler(pickle._Unpickler):
         super().__init__(file, encoding="latin1")  # what numpy needs of arrays from Python 2
         self._allowed = allowed
         self._persistent = persistent
+        self._copied = 0
 
     def find_class(self, module: str, name: str) -> Any:
         if (found := self._allowed.get(f"{module}.{name}")) is None:
@@ -166,6 +153,29 @@ class _InertUnpickler(pickle._Unpickler):
             raise UnreadableError("is a pickle that refers to data outside of it")
         return self._persistent(pid)
 
+    def load_reduce(self) -> None:
+        """Count what is handed over: a call of a few bytes may copy a list of any length."""
+        arguments = self.stack[-1]  # type: ignore[attr-defined]
+        if not isinstance(arguments, tuple):
+            raise UnreadableError(f"is a pickle that calls with {type(arguments).__name__}")
+        containers = (a for a in arguments if isinstance(a, dict | list | tuple))
+        self._copied += len(arguments) + sum(len(container) for container in containers)
+        if self._copied > _MOST_STEPS:
+            raise UnreadableError("is a pickle that copies its content over and over")
+        pickle._Unpickler.load_reduce(self)  # type: ignore[attr-defined]
+
+    def load_instance(self) -> None:
+        raise UnreadableError("is a pickle that makes objects without a call; no state dict does")
+
+    def load_setitem(self) -> None:
+        _checked_key(self.stack[-2])  # type: ignore[attr-defined]
+        pickle._Unpickler.load_setitem(self)  # type: ignore[attr-defined]
+
+    def load_setitems(self) -> None:
+        for key in self.stack[::2]:  # type: ignore[attr-defined]
+            _checked_key(key)
+        pickle._Unpickler.load_setitems(self)  # type: ignore[attr-defined]
+
     def load_build(self) -> None:
         """Hand a state to a stand-in; setting whatever a file names would change our own code."""
         state = self.stack.pop()  # type: ignore[attr-defined]
@@ -177,13 +187,22 @@ class _InertUnpickler(pickle._Unpickler):
 
     dispatch: ClassVar[dict[int, Any]] = {
         **pickle._Unpickler.dispatch,
+        **dict.fromkeys(map(ord, _INSTANCES), load_instance),
+        pickle.REDUCE[0]: load_reduce,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
         pickle.BUILD[0]: load_build,
     }
 
 
-def _load(unpickler: _InertUnpickler) -> Any:
+def _load(
+    file: IO[bytes], allowed: dict[str, Any], persistent: Callable[[Any], Any] | None = None
+) -> Any:
     try:
-        return unpickler.load()
+        begin = file.tell()
+        _check_steps(file)
+        file.seek(begin)
+        return _InertUnpickler(file, allowed, persistent).load()
     except UnreadableError:
         raise
     except Exception as error:  # a damaged pickle raises nearly anything
@@ -192,10 +211,17 @@ def _load(unpickler: _InertUnpickler) -> Any:
         ) from error
 
 
-def _count(shape: Any) -> int:
-    if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
-        raise UnreadableError(f"declares a tensor of shape {shape!r}")
-    return math.prod(shape)
+def _check_steps(file: IO[bytes]) -> None:
+    for number, (opcode, _argument, _position) in enumerate(pickletools.genops(file)):
+        if opcode.name in _NEVER_WRITTEN:
+            raise UnreadableError(
+                f"is a pickle with {opcode.name}, which no state dict has; save that alone"
+            )
+        if number >= _MOST_STEPS:
+            raise UnreadableError(
+                f"is a pickle of more than {_MOST_STEPS} steps, which no state dict takes; "
+                f"save that alone"
+            )
 
 
 def outline_of(file: IO[bytes]) -> Outline:
@@ -209,16 +235,18 @@ def outline_of(file: IO[bytes]) -> Outline:
     def persistent(pid: Any) -> Storage:
         kind, dtype, key, _device, size = pid[:5]
         if kind != "storage" or not isinstance(dtype, torch.dtype):
-            raise UnreadableError(f"refers to {kind!r} data of an unknown type")
-        storage = Storage(str(key), dtype, _count((size,)))
+            raise UnreadableError(f"refers to {shown(kind)} data of an unknown type")
+        if not isinstance(key, str):
+            raise UnreadableError(f"names a storage by {type(key).__name__}, not by a string")
+        storage = Storage(key, dtype, count_of((size,)))
         if outline.storages.setdefault(storage.key, storage) != storage:
-            raise UnreadableError(f"declares the storage {key!r} twice, with different sizes")
+            raise UnreadableError(f"declares the storage {shown(key)} twice, with different sizes")
         return storage
 
     def rebuild(storage: Storage, offset: int, shape: Any, stride: Any, *_rest: Any) -> None:
-        count, _ = _count(shape), _count(stride)
+        count, _ = count_of(shape), count_of(stride)
         last = sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-        if count > storage.size or (count and _count((offset,)) + last >= storage.size):
+        if count > storage.size or (count and count_of((offset,)) + last >= storage.size):
             raise UnreadableError(
                 f"declares a tensor of shape {tuple(shape)} in a storage of {storage.size} numbers"
             )
@@ -228,13 +256,13 @@ def outline_of(file: IO[bytes]) -> Outline:
     for name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
         allowed[f"torch._utils.{name}"] = rebuild
     allowed["torch._utils._rebuild_parameter"] = lambda data, *_rest: data
-    allowed["torch.Size"] = tuple
-    _load(_InertUnpickler(file, allowed, persistent))
+    allowed["torch.Size"] = _size
+    _load(file, allowed, persistent)
     return outline
 
 
 def read_pickle(file: IO[bytes]) -> tuple[bool, Any]:
-    """The containers and numbers of a pickle, its NumPy arrays as tensors.
+    """The containers and numbers of a pickle, its NumPy arrays as ``NumpyArray``.
 
     Returns:
         Whether it is the mark of torch 1.5 or older, with ``file`` placed behind it; the content.
@@ -242,16 +270,8 @@ def read_pickle(file: IO[bytes]) -> tuple[bool, Any]:
     Raises:
         UnreadableError: It holds anything else, or is damaged.
     """
-    content = _load(_InertUnpickler(file, _NUMPY))
-    return content == _TORCH_MAGIC, _with_tensors(content, depth=3)
-
-
-def _with_tensors(content: Any, depth: int) -> Any:
-    if isinstance(content, NumpyArray):
-        return content.tensor
-    if isinstance(content, dict) and depth > 0:  # a pickle may hold a dict that holds itself
-        return {key: _with_tensors(value, depth - 1) for key, value in content.items()}
-    return content
+    content = _load(file, _NUMPY)
+    return content == _TORCH_MAGIC, content
 
 
 def legacy_outline(file: IO[bytes]) -> Outline:
@@ -261,9 +281,9 @@ def legacy_outline(file: IO[bytes]) -> Outline:
         UnreadableError: As there, or it is shorter than what it declares.
     """
     for _ in ("protocol version", "system"):
-        _load(_InertUnpickler(file, _PLAIN))
+        _load(file, _PLAIN)
     outline = outline_of(file)
-    _load(_InertUnpickler(file, _PLAIN))  # order of the storages
+    _load(file, _PLAIN)  # order of the storages
     begin = file.tell()
     held = file.seek(0, 2) - begin
     needed = sum(storage.nbytes + 8 for storage in outline.storages.values())  # 8: its length

@@ -8,7 +8,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from wszoo.convert.archives import load_checkpoint, read_zip
-from wszoo.convert.pickles import UnreadableError, legacy_outline, read_pickle
+from wszoo.convert.arrays import NumpyArray, UnreadableError, shown
+from wszoo.convert.pickles import legacy_outline, read_pickle
 
 LIMIT = 2**32  # bytes; the largest net of all sources, BiT R152x4 with 21843 classes, takes 3.8e9
 _WRAPPERS = ("state_dict", "model", "blobs")  # mmdetection and training loops, BiT, Detectron
@@ -36,7 +37,7 @@ def read_foreign(path: Path, *, limit: int = LIMIT) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"no weights file at {path}")
     try:
-        return _weights_in(_content(path, limit))
+        return _weights_in(_content(path, limit), limit)
     except UnreadableError as error:
         raise ValueError(f"{path} {error}") from error
 
@@ -47,7 +48,7 @@ def _content(path: Path, limit: int) -> Any:
         raise UnreadableError("is empty; fetch it again")
     if size > limit:
         raise UnreadableError(
-            f"has {size} bytes, over the limit of {limit}; pass limit= if that is what you expect"
+            f"has {size} bytes, over the limit of {limit}; no published file of this kind is as large"
         )
     with path.open("rb") as file:
         head = file.read(512)
@@ -74,6 +75,11 @@ def _what_it_is(head: bytes) -> str:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("folded") == "true":
+                raise UnreadableError(
+                    "holds folded kernels, which no longer say what they were before; "
+                    "pass the weights that were folded"
+                )
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
     except SafetensorError as error:
         raise UnreadableError(f"is damaged safetensors ({error}); fetch it again") from error
@@ -92,7 +98,7 @@ def _read_pickle(path: Path, limit: int) -> Any:
     return load_checkpoint(path, mmap=False)  # the old format cannot be mapped
 
 
-def _weights_in(content: Any) -> dict[str, Tensor]:
+def _weights_in(content: Any, limit: int) -> dict[str, Tensor]:
     for _ in range(2):  # {"model": {"state_dict": ...}} is seen, too
         if isinstance(content, Mapping):
             inner = (content[w] for w in _WRAPPERS if isinstance(content.get(w), Mapping))
@@ -100,8 +106,18 @@ def _weights_in(content: Any) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not content:
         raise UnreadableError("holds no state dict; save that alone")
     for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
+        if not isinstance(key, str) or not isinstance(value, Tensor | NumpyArray):
+            kind = "array" if isinstance(value, NumpyArray) else type(value).__name__
             raise UnreadableError(
-                f"holds {type(value).__name__} under {key!r}, where a state dict has tensors"
+                f"holds {kind} under {shown(key)}, where a state dict has tensors"
             )
-    return {key: value.detach() for key, value in content.items()}
+    needed = sum(value.nbytes for value in content.values() if isinstance(value, NumpyArray))
+    if needed > limit:
+        raise UnreadableError(
+            f"unpacks to {needed} bytes, over the limit of {limit}; "
+            f"no published file of this kind is as large"
+        )
+    return {
+        key: value.to_tensor() if isinstance(value, NumpyArray) else value.detach()
+        for key, value in content.items()
+    }

@@ -14,6 +14,8 @@ class Card:
         size: Pixels of the centre crop.
         resize: Pixels of the shorter edge before it.
         interpolation: How photos are resized.
+        crop_mode: timm's word for what happens to longer photos: ``"center"`` cuts their ends off,
+            ``"squash"`` resizes both edges to ``resize``.
     """
 
     channels: str = "RGB"
@@ -22,6 +24,7 @@ class Card:
     size: int = 224
     resize: int = 256
     interpolation: str = "bilinear"
+    crop_mode: str = "center"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +122,10 @@ _ALL = (
         note=(
             "Photos are resized to 800 pixels, 1333 at most on the longer edge, and not cropped. "
             "Detectors with GN alone have the same tensors; only configs/gn+ws belong here. "
-            "mmdetection shifts boxes by half a pixel in RoIAlign and does not round anchors, "
-            "torchvision the reverse: detections differ slightly."
+            "mmdetection's RoIAlign shifts boxes by half a pixel (aligned) and samples "
+            "each bin as often as it has pixels (sampling ratio 0), torchvision's neither (not "
+            "aligned, ratio 2); mmdetection does not round anchors, torchvision does: "
+            "detections differ slightly."
         ),
     ),
     Source(
@@ -193,7 +198,7 @@ _ALL = (
         name="bit",
         title="Google's BiT (.npz)",
         formula="bit",
-        card=Card(mean=_HALF, std=_HALF, size=480, resize=480),
+        card=Card(mean=_HALF, std=_HALF, size=480, resize=480, crop_mode="squash"),
         license="apache-2.0",
         layout="google_bit",
         suffix="",

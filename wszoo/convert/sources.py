@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from wszoo.convert.attribution import Attribution
 from wszoo.convert.layouts import Entry, fit
 from wszoo.convert.mmdet import fit_detector
 from wszoo.convert.records import SOURCES, Card, Source
@@ -29,7 +30,9 @@ class Converted:
     """Foreign weights under our names.
 
     Attributes:
-        source: Whose they are.
+        source: Whose they are, or are taken for.
+        license: Of the weights; where the source was guessed, that it is not known.
+        notes: What a user has to know, of the source first and then of how it was chosen.
         architecture: The net, as timm or this zoo registers it (``"resnet101_gn"`` and other plain
             nets that nobody registers are named alike), or ``"faster_rcnn"``, ``"mask_rcnn"``.
         state_dict: Tensors in our order. Those without a change are the ones given, not copies.
@@ -42,6 +45,8 @@ class Converted:
     """
 
     source: Source
+    license: str
+    notes: tuple[str, ...]
     architecture: str
     state_dict: dict[str, Tensor]
     mapped: dict[str, str]
@@ -89,7 +94,11 @@ def recognise(state: Mapping[str, Tensor]) -> str:
 
 
 def convert_state(
-    state: Mapping[str, Tensor], source: str | None = None, *, architecture: str | None = None
+    state: Mapping[str, Tensor],
+    source: str | None = None,
+    *,
+    known_as: str | None = None,
+    architecture: str | None = None,
 ) -> Converted:
     """Bring foreign weights under our names, each tensor or none.
 
@@ -100,7 +109,8 @@ def convert_state(
 
     Args:
         state: Tensors under the keys of the source, with or without ``module.`` before them.
-        source: Key of ``SOURCES``; None to go by the names of the tensors.
+        source: Key of ``SOURCES``; None to go by ``known_as`` or by the names of the tensors.
+        known_as: What ``source_of_file`` says of the file they come from and its sha256.
         architecture: The net that they have to be; another one is refused.
 
     Raises:
@@ -108,7 +118,8 @@ def convert_state(
             BatchNorm weights, another layout, an unknown depth or width, tensors missing, left
             over or of another shape.
     """
-    record = _record(recognise(state) if source is None else source)
+    attribution = _attribution(state, source, known_as)
+    record = attribution.source
     _refuse_batch_norm(state)
     extra = {key: reason for key in state if (reason := _reason_to_drop(key, state[key], record))}
     wanted = {key: tensor for key, tensor in state.items() if key not in extra}
@@ -119,13 +130,16 @@ def convert_state(
     except ValueError as error:
         raise ValueError(f"not weights of {record.name!r} ({record.title}): {error}") from error
     if architecture not in (None, name):
-        raise ValueError(f"these are weights of a {name!r}, not of a {architecture!r}")
+        raise ValueError(_other_net(record, name, str(architecture)))
     _refuse_integers(bare, entries)
     ours = {entry.theirs: entry.ours for entry in entries}
+    state_dict = {e.ours: e.change.to_ours(bare[e.theirs]).contiguous() for e in entries}
     return Converted(
         source=record,
+        license=attribution.license,
+        notes=attribution.notes(state_dict),
         architecture=name,
-        state_dict={e.ours: e.change.to_ours(bare[e.theirs]).contiguous() for e in entries},
+        state_dict=state_dict,
         mapped={theirs[key]: ours[key] for key in bare if key in ours},
         kept=tuple(theirs[e.theirs] for e in entries if theirs[e.theirs] == e.ours),
         changed={theirs[e.theirs]: e.change.name for e in entries if e.change.name != "as it is"},
@@ -163,10 +177,29 @@ def restore_state(state_dict: Mapping[str, Tensor], source: str) -> dict[str, Te
     }
 
 
+def _attribution(
+    state: Mapping[str, Tensor], source: str | None, known_as: str | None
+) -> Attribution:
+    if source is not None:
+        return Attribution(_record(source), "user")
+    if known_as is not None:
+        return Attribution(_record(known_as), "file")
+    record = SOURCES[recognise(state)]
+    return Attribution(record, "guess" if record.lookalikes else "names")
+
+
 def _record(source: str) -> Source:
     if source not in SOURCES:
         raise ValueError(f"no source {source!r}; the sources: {', '.join(SOURCES)}")
     return SOURCES[source]
+
+
+def _other_net(source: Source, found: str, wanted: str) -> str:
+    others = f", or another source with --from ({', '.join(source.lookalikes)})"
+    return (
+        f"it holds a {found!r} (taken for {source.name!r}), not a {wanted!r}; "
+        f"name the weights of that net{others if source.lookalikes else ''}"
+    )
 
 
 def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
