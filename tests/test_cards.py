@@ -73,9 +73,7 @@ def test_the_front_matter_is_what_the_hub_reads(weights: Weights) -> None:
 
 
 @every_weights
-def test_a_card_folder_and_its_file_load_as_a_local_dir(
-    weights: Weights, tmp_path: Path
-) -> None:
+def test_a_card_folder_and_its_file_load_as_a_local_dir(weights: Weights, tmp_path: Path) -> None:
     for name in ("config.json", "README.md"):
         (tmp_path / name).write_bytes((CARDS / weights.name / name).read_bytes())
     folder = ASSETS if weights.packaged else CARDS

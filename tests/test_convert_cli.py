@@ -54,7 +54,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def converted(checkpoint: Path) -> Path:
     output = checkpoint.parent / "converted"
-    assert run(checkpoint, "-o", output).exit_code == 0
+    assert run(checkpoint, "--from", "jhu", "-o", output).exit_code == 0
     return output
 
 
@@ -106,7 +106,7 @@ def test_the_report_names_every_tensor_and_holds_the_proof(
 
 
 def test_the_printed_report_says_what_a_person_asks(checkpoint: Path, tmp_path: Path) -> None:
-    result = run(checkpoint, "--model", SMALL, "-o", tmp_path / "new")
+    result = run(checkpoint, "--model", SMALL, "--from", "jhu", "-o", tmp_path / "new")
 
     assert result.exit_code == 0
     for words in (
@@ -119,6 +119,29 @@ def test_the_printed_report_says_what_a_person_asks(checkpoint: Path, tmp_path: 
     ):
         assert words in result.output
     assert result.output.count("\n  stage ") == 4
+
+
+def test_a_guessed_source_has_no_licence_and_is_said_to_be_guessed(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    result = run(checkpoint, "-o", tmp_path / "new", "--json")
+
+    report = json.loads(result.stdout)
+    assert report["license"].startswith("not known: the source was guessed")
+    assert any("--from" in note for note in report["notes"])
+
+
+def test_a_published_file_is_known_by_its_name(checkpoint: Path, tmp_path: Path) -> None:
+    published = tmp_path / "R-50-GN-WS.pth.tar"
+    published.write_bytes(checkpoint.read_bytes())
+
+    result = run(published, "-o", tmp_path / "new", "--json")
+
+    assert json.loads(result.stdout)["license"] == "none stated"
+
+
+def test_the_help_says_how_a_detector_is_loaded() -> None:
+    assert "a detector by the lines in the README.md" in " ".join(run("--help").output.split())
 
 
 def test_json_is_all_that_is_printed_with_json(checkpoint: Path, tmp_path: Path) -> None:
@@ -135,7 +158,7 @@ def test_json_is_all_that_is_printed_with_json(checkpoint: Path, tmp_path: Path)
         (
             ["--model", "resnet18_gn"],
             3,
-            "name the file of that net, or another source with --from (t",
+            "of that net, or another source with --from (t",
         ),
         (["--from", "bcn"], 3, "not weights of 'bcn'"),
         (["--from", "timm"], 3, "timm has no net for a 'resnet10_gn' with plain kernels"),

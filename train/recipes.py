@@ -31,8 +31,8 @@ E20_TIN200 = replace(
     seed=1,
 )
 
-# Eight more on e20_tin200, half of the photos cut and mixed, for that run began to overfit: its loss
-# fell to 1.7 in training and stayed at 2.2 on the photos held out.
+# Eight more on e20_tin200, half of the photos cut and mixed, for that run began to overfit: its
+# loss fell to 1.7 in training and stayed at 2.2 on the photos held out.
 E28_TIN200 = replace(
     E20_TIN200,
     phases=((2, 64), (6, 80)),

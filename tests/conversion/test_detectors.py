@@ -40,7 +40,8 @@ def published(kind: str) -> dict[str, Tensor]:
 
 def proof_of(converted: Converted, truth: Converted | None = None) -> Proof:
     target = detector_target(converted)
-    reference = reference_detector(truth or converted)
+    truth = truth or converted
+    reference = reference_detector(truth, truth.state_dict)
     stored = target.state_dict
     return prove(target, reference, target.taps, stored=stored, dtype="fp32")
 

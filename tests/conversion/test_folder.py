@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+import wszoo.conversion.folder
 from wszoo.conversion.folder import (
     FAILED_REPORT_FILE,
     MADE_BY,
@@ -101,3 +102,70 @@ def test_a_failed_report_stands_beside_an_earlier_conversion(earlier: Path) -> N
     names = {path.name for path in earlier.iterdir()}
     assert names == {"model.safetensors", "report.json", FAILED_REPORT_FILE}
     require_replaceable(earlier)
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_the_working_directory_stays_one(
+    is_new: bool, earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here if is_new else earlier)
+
+    with replaced_whole(Path()) as folder:
+        (folder / "config.json").write_text("{}")
+
+    assert [path.name for path in Path().iterdir()] == ["config.json"]
+    assert Path("config.json").resolve().parent == (here if is_new else earlier)
+    assert {path.name for path in tmp_path.iterdir()} == {"here", "earlier"}
+
+
+def test_a_file_put_there_meanwhile_stops_the_exchange(earlier: Path) -> None:
+    def convert_slowly() -> None:
+        with replaced_whole(earlier) as folder:
+            (folder / "config.json").write_text("{}")
+            (earlier / "thesis.tex").write_text("dear")
+
+    with pytest.raises(FileExistsError, match=r"holds 'thesis\.tex', which is not of an earlier"):
+        convert_slowly()
+
+    names = {path.name for path in earlier.iterdir()}
+    assert names == {"model.safetensors", "report.json", "thesis.tex"}
+    assert [path.name for path in earlier.parent.iterdir()] == ["earlier"]
+
+
+def test_a_file_put_there_at_the_last_moment_is_kept(
+    earlier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put_one_more(_folder: Path) -> None:
+        (earlier / "thesis.tex").write_text("dear")
+
+    with replaced_whole(earlier) as folder:
+        (folder / "config.json").write_text("{}")
+        monkeypatch.setattr(wszoo.conversion.folder, "require_replaceable", put_one_more)
+
+    assert {path.name for path in earlier.iterdir()} == {"config.json", "thesis.tex"}
+
+
+def test_an_exchange_that_fails_half_way_is_undone(
+    earlier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def rename_or_fail(old: Path, new: Path) -> Path:
+        if new == earlier / "report.json":
+            monkeypatch.undo()
+            raise OSError(28, "No space left on device")
+        return rename(old, new)
+
+    def exchange() -> None:
+        with replaced_whole(earlier) as folder:
+            (folder / "config.json").write_text("{}")
+            (folder / "report.json").write_text("{}")
+            monkeypatch.setattr(Path, "rename", rename_or_fail)
+
+    with pytest.raises(OSError, match="cannot write .*earlier: No space left"):
+        exchange()
+
+    assert {path.name for path in earlier.iterdir()} == {"model.safetensors", "report.json"}
+    assert json.loads((earlier / "report.json").read_text()) == {"made_by": MADE_BY}

@@ -18,6 +18,8 @@ RandomWeights = Callable[..., dict[str, Tensor]]
 def converted(architecture: str, weights: dict[str, Tensor], source: str = "jhu") -> Converted:
     return Converted(
         source=SOURCES[source],
+        license=SOURCES[source].license,
+        notes=(),
         architecture=architecture,
         state_dict=weights,
         mapped={key: key for key in weights},

@@ -1,6 +1,8 @@
 """A proof that passes what is exact, and nothing else."""
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch import Tensor
 
 from wszoo.conversion import proof
 from wszoo.conversion.nets import Target, taps_of_reference
-from wszoo.conversion.proof import Proof, prove
+from wszoo.conversion.proof import Proof, _largest, _relative, prove
 from wszoo.conversion.reference import reference_net
 from wszoo.layers import FORMULAS
 
@@ -109,6 +111,55 @@ def test_values_that_are_not_finite_prove_nothing(
 
     assert not result.passed
     assert result.worst["float64"] == float("inf")
+
+
+def test_infinities_on_both_sides_are_no_agreement(
+    monkeypatch: pytest.MonkeyPatch, random_weights: RandomWeights
+) -> None:
+    monkeypatch.setattr(proof, "PIXELS", (33,))
+    weights = random_weights(SMALL, "0.05")
+    weights["layer1.0.bn1.weight"][0] = float("inf")
+
+    result = proof_of(target_of(SMALL, weights, "jhu"), "jhu")
+
+    assert not result.passed
+    assert result.not_finite[0] == "layer1.0.bn1.weight"
+    assert "float32 error of logits at 33 px" in result.not_finite
+    assert result.to_json()["worst"] == {"float64": None, "stored": None, "float32": None}
+    json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_one_map_that_is_not_finite_spoils_its_stage() -> None:
+    maps = (torch.ones(2), torch.full((2,), float("nan")))
+
+    assert _largest(map(_relative, maps, (torch.zeros(2) + 2, torch.ones(2)))) == float("inf")
+
+
+def test_what_the_source_loses_in_float32_never_loosens_a_limit(
+    monkeypatch: pytest.MonkeyPatch, random_weights: RandomWeights
+) -> None:
+    monkeypatch.setattr(proof, "PIXELS", (33,))
+    monkeypatch.setattr(proof, "FLOAT32", 1e-12)  # below what any net loses
+    weights = random_weights(SMALL, "0.05")
+    exchanged = {**weights, "layer3.0.bn1.weight": weights["layer3.0.bn2.weight"]}
+
+    same = proof_of(target_of(SMALL, weights, "jhu"), "jhu")
+    other = proof_of(target_of(SMALL, exchanged, "jhu"), "jhu", published=weights)
+
+    assert same.own > same.tolerance["float32"] == 1e-12
+    assert same.undecided == other.undecided == ("float32",)
+    assert same.passed and not other.passed  # exact arithmetic decides
+
+
+def test_a_float32_error_over_the_limit_fails_where_the_source_has_none(
+    random_weights: RandomWeights,
+) -> None:
+    result = proof_of(target_of(SMALL, random_weights(SMALL, "0.05"), "jhu"), "jhu")
+    spoiled = {pixels: {**row, "logits": 6e-5} for pixels, row in result.float32.items()}
+
+    assert result.passed and result.undecided == ()
+    assert result.tolerance == {"float64": 1e-9, "stored": 1e-5, "float32": 5e-5}
+    assert not replace(result, float32=spoiled).passed
 
 
 def test_half_precision_is_told_as_a_loss_of_the_file_alone(random_weights: RandomWeights) -> None:

@@ -65,7 +65,7 @@ def inference_card(report: Report) -> str:
         std=card.std,
         resize=card.resize,
         size=card.size,
-        **report.proof.worst,
+        **report.proof.worst_of_outputs,
     )
 
 

@@ -113,9 +113,17 @@ def detector_target(converted: Converted) -> DetectorTarget:
     )
 
 
-def reference_detector(converted: Converted) -> nn.Module:
-    """Torchvision's detector with GroupNorm that computes what ``converted`` means, in float64."""
-    state, formula = converted.state_dict, converted.source.formula
+def reference_detector(converted: Converted, state: Mapping[str, Tensor]) -> nn.Module:
+    """Torchvision's detector with GroupNorm that computes what a file means, in float64.
+
+    Args:
+        converted: Says which detector it is, its formula, and which parts have no weights.
+        state: The weights of the file, see ``wszoo.conversion.renaming.as_stock_net``.
+
+    Raises:
+        ValueError: They do not fit.
+    """
+    formula = converted.source.formula
     assert converted.backbone is not None
     with torch.device("meta"):
         net = _torchvision_detector(converted.architecture, converted.backbone, state)

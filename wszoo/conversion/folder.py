@@ -50,7 +50,11 @@ def _has_report(folder: Path) -> bool:
 def replaced_whole(folder: Path) -> Iterator[Path]:
     """A new folder to write into, which takes the place of ``folder`` once the block ends well.
 
+    A folder that is there stays the same directory, since it may be somebody's working directory:
+    the files in it are exchanged. Only files of an earlier conversion are ever removed.
+
     Raises:
+        FileExistsError: Something else was put into it meanwhile.
         OSError: It cannot be made or put in place; then ``folder`` is what it was.
     """
     folder = folder.resolve()
@@ -61,21 +65,37 @@ def replaced_whole(folder: Path) -> Iterator[Path]:
         yield aside
         for path in aside.iterdir():
             flush_to_disk(path)
+        require_replaceable(folder)
         if folder.exists():
-            folder.rename(former)
-        try:
+            former.mkdir()
+            _exchange(folder, aside, former)
+            flush_to_disk(folder)
+        else:
             aside.rename(folder)
-        except OSError:
-            if former.exists():
-                former.rename(folder)
-            raise
         flush_to_disk(folder.parent)
+    except FileExistsError:
+        raise
     except OSError as error:
         reason = error.strerror or error
         raise OSError(f"cannot write {folder}: {reason}; name another folder") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(former, ignore_errors=True)
+
+
+def _exchange(folder: Path, aside: Path, former: Path) -> None:
+    """Move our files from ``folder`` to ``former`` and those of ``aside`` in, or undo all of it."""
+    steps = [(folder / name, former / name) for name in sorted(_OURS) if (folder / name).exists()]
+    steps += [(path, folder / path.name) for path in sorted(aside.iterdir())]
+    done: list[tuple[Path, Path]] = []
+    try:
+        for old, new in steps:
+            old.rename(new)
+            done.append((old, new))
+    except OSError:
+        for old, new in reversed(done):
+            new.rename(old)
+        raise
 
 
 def leave_failed_report(folder: Path, text: str) -> Path:

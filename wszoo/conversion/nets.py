@@ -1,7 +1,7 @@
 """Which net of timm's registry runs converted weights, and what has to be done to them for it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import timm
@@ -34,6 +34,9 @@ class Target:
         taps: Name of a stage to the module whose output it is.
         outputs: The stages that are results.
         notes: What was done to the values, if anything.
+        names: Key of ``Converted``, of what is there and of what is missing, to that of
+            ``state_dict``, where they differ.
+        changes: Key of ``state_dict`` to what was done to its values, one after the other.
         first_conv: Name of its stem convolution, for timm.
         classifier: Name of its classifier, for timm.
         flips_channels: It takes RGB where its source took BGR.
@@ -46,6 +49,8 @@ class Target:
     taps: Mapping[str, str] = field(default_factory=lambda: RESNET_TAPS)
     outputs: tuple[str, ...] = ("logits",)
     notes: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    changes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     first_conv: str = "conv1"
     classifier: str = "fc"
     flips_channels: bool = False
@@ -127,14 +132,16 @@ def _bit(converted: Converted) -> Target:
     formula, state_dict = converted.source.formula, converted.state_dict
     assert formula is not None
     notes: tuple[str, ...] = ()
+    changes: dict[str, tuple[str, ...]] = {}
     if formula != "timm_bit":
-        state_dict, notes = _rescaled(state_dict, formula)
+        state_dict, notes, changes = _rescaled(state_dict, formula)
     return Target(
         model=converted.architecture,
         formula="timm_bit",
         state_dict=state_dict,
         taps=RESNETV2_TAPS,
         notes=notes,
+        changes=changes,
         first_conv="stem.conv",
         classifier="head.fc",
     )
@@ -148,10 +155,13 @@ def _in_timm(converted: Converted) -> Target:
             f"timm alone has no net for a {converted.architecture!r}; "
             f"--to timm takes {' and '.join(_IN_TIMM)}"
         )
-    renamed = {_key_in_timm(key): value for key, value in converted.state_dict.items()}
+    names = {key: _key_in_timm(key) for key in (*converted.state_dict, *converted.missing)}
+    renamed = {names[key]: value for key, value in converted.state_dict.items()}
+    reshaped: dict[str, tuple[str, ...]] = {}
     if "head.fc.weight" in renamed:
         renamed["head.fc.weight"] = renamed["head.fc.weight"][:, :, None, None]
-    state_dict, notes = _rescaled(renamed, formula)
+        reshaped["head.fc.weight"] = ("made a 1x1 convolution",)
+    state_dict, notes, changes = _rescaled(renamed, formula)
     return Target(
         model=_IN_TIMM[converted.architecture],
         model_args={"preact": False},
@@ -159,6 +169,8 @@ def _in_timm(converted: Converted) -> Target:
         state_dict=state_dict,
         taps=RESNETV2_TAPS,
         notes=notes,
+        names=names,
+        changes=changes | reshaped,
         first_conv="stem.conv",
         classifier="head.fc",
     )
@@ -182,14 +194,16 @@ def _key_in_timm(key: str) -> str:
 
 def _rescaled(
     state_dict: dict[str, Tensor], formula: str
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+) -> tuple[dict[str, Tensor], tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """All tensors, the kernels among them rescaled for timm's formula; a note; what changed."""
     kernels = [k for k, v in state_dict.items() if v.ndim == 4 and not k.startswith("head.")]
     rescaled = {key: rescale_kernel(state_dict[key], formula, "timm_bit") for key in kernels}
     note = (
         f"{len(kernels)} kernels rescaled filter by filter, so that timm's WS formula (timm_bit) "
         f"makes of them what {formula} made of the published ones"
     )
-    return {**state_dict, **rescaled}, (note,)
+    change: tuple[str, ...] = (f"rescaled from {formula} to timm_bit",)
+    return {**state_dict, **rescaled}, (note,), dict.fromkeys(kernels, change)
 
 
 def _taking_rgb(target: Target) -> Target:
@@ -197,5 +211,11 @@ def _taking_rgb(target: Target) -> Target:
     stem = f"{target.first_conv}.weight"
     turned = {**target.state_dict, stem: target.state_dict[stem].flip(1)}
     note = f"{stem} turned round to take RGB where the published net takes BGR"
-    changes = {"state_dict": turned, "notes": (*target.notes, note), "flips_channels": True}
-    return Target(**{**vars(target), **changes})
+    stem_changes = (*target.changes.get(stem, ()), "BGR to RGB")
+    return replace(
+        target,
+        state_dict=turned,
+        notes=(*target.notes, note),
+        changes={**target.changes, stem: stem_changes},
+        flips_channels=True,
+    )

@@ -13,12 +13,10 @@ from wszoo.conversion.nets import Target
 PIXELS = (64, 97)
 EXACT = 1e-9
 DEEP = 60  # convolutions; ResNets of up to 50 layers have fewer, those of 101 more
-# What rounding may cost the outputs: of float32 arithmetic, and of the type of the file. Some nets
-# amplify it more than others, so what the independent net loses in float32 is allowed as well.
-# Half precision costs 1e-4 in a trained ResNet-18 and 0.08 in a random ResNet-101; values beyond
-# its range cost far more.
+# What rounding may cost the outputs: of float32 arithmetic, and of the type of the file. Half
+# precision costs 1e-4 in a trained ResNet-18 and 0.08 in a random ResNet-101; values beyond its
+# range cost far more.
 FLOAT32, FLOAT32_DEEP = 5e-5, 3e-4
-OVER_OWN_ROUNDING = 4
 STORED = {"fp64": EXACT, "fp32": 1e-5, "fp16": 0.1}
 
 Errors = dict[str, dict[str, float]]
@@ -33,15 +31,22 @@ class Proof:
         float64: Of the converted weights; every stage has to be exact.
         stored: Of the weights as the file holds them, rounded to its type; float64 arithmetic.
         float32: Of the same in float32 arithmetic, as the net will be run.
+        own: What the independent net loses at most in float32, in ``outputs``.
         outputs: The stages that are results.
         tolerance: The most that is allowed of each; of the last two, for ``outputs``.
+        undecided: Kinds whose tolerance the independent net exceeds by itself: their errors say
+            nothing about the conversion, and do not decide.
+        not_finite: Tensors of the file, and errors, that are infinite or NaN; none are allowed.
     """
 
     float64: Errors
     stored: Errors
     float32: Errors
+    own: float
     outputs: tuple[str, ...]
     tolerance: dict[str, float]
+    undecided: tuple[str, ...] = ()
+    not_finite: tuple[str, ...] = ()
 
     @property
     def worst(self) -> dict[str, float]:
@@ -54,15 +59,40 @@ class Proof:
         }
 
     @property
+    def worst_of_outputs(self) -> dict[str, float]:
+        """The largest error of each kind in what comes out; NaN is infinite."""
+        return {
+            kind: _largest(_of(errors, self.outputs))
+            for kind, errors in (
+                ("float64", self.float64),
+                ("stored", self.stored),
+                ("float32", self.float32),
+            )
+        }
+
+    @property
     def passed(self) -> bool:
-        return all(worst <= self.tolerance[kind] for kind, worst in self.worst.items())
+        return not self.not_finite and all(
+            worst <= self.tolerance[kind]
+            for kind, worst in self.worst.items()
+            if kind not in self.undecided
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """The report's entry."""
-        return {"passed": self.passed, "worst": self.worst, **asdict(self)}
+        """The report's entry; errors that are no finite numbers are null."""
+        entry: dict[str, Any] = _json_value(
+            {"passed": self.passed, "worst": self.worst, **asdict(self)}
+        )
+        return entry
 
 
-def _largest(errors: list[float]) -> float:
+def _json_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _json_value(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _largest(errors: Iterable[float]) -> float:
     return max(float("inf") if math.isnan(error) else error for error in errors)
 
 
@@ -101,20 +131,39 @@ def prove(
         net = target.build(stored)
         rounded = _errors(target, net, target.taps, truth)
     own_errors = _errors(target, reference.float(), reference_taps, truth, flip)
+    kinds = {
+        "float64": float64,
+        "stored": rounded,
+        "float32": _errors(target, net.float(), target.taps, truth),
+    }
     own = _largest(_of(own_errors, target.outputs))
-    arithmetic = max(FLOAT32 if convs < DEEP else FLOAT32_DEEP, OVER_OWN_ROUNDING * own)
-    storage = max(STORED[dtype], own) if dtype == "fp32" else STORED[dtype]
+    tolerance = _tolerance(dtype, FLOAT32 if convs < DEEP else FLOAT32_DEEP)
     return Proof(
-        float64=float64,
-        stored=rounded,
-        float32=_errors(target, net.float(), target.taps, truth),
+        **kinds,
+        own=own,
         outputs=target.outputs,
-        tolerance={
-            "float64": EXACT,
-            "stored": storage,
-            "float32": arithmetic + storage if dtype == "fp16" else arithmetic,
-        },
+        tolerance=tolerance,
+        undecided=("float32",) if own > tolerance["float32"] else (),
+        not_finite=_not_finite(stored, {**kinds, "own float32": own_errors}),
     )
+
+
+def _tolerance(dtype: str, arithmetic: float) -> dict[str, float]:
+    stored = STORED[dtype]
+    float32 = arithmetic + stored if dtype == "fp16" else arithmetic
+    return {"float64": EXACT, "stored": stored, "float32": float32}
+
+
+def _not_finite(stored: Mapping[str, Tensor], kinds: Mapping[str, Errors]) -> tuple[str, ...]:
+    tensors = [key for key, value in stored.items() if not value.isfinite().all()]
+    errors = [
+        f"{kind} error of {stage} at {pixels} px"
+        for kind, sizes in kinds.items()
+        for pixels, stages in sizes.items()
+        for stage, error in stages.items()
+        if not math.isfinite(error)
+    ]
+    return (*tensors, *errors)
 
 
 def fixed_image(pixels: int) -> Tensor:
@@ -160,7 +209,7 @@ def _errors(
         if found.keys() != right.keys():
             raise ValueError(f"{target.model} has the stages {[*found]}, the source {[*right]}")
         errors[str(pixels)] = {
-            stage: max(map(_relative, found[stage], right[stage])) for stage in right
+            stage: _largest(map(_relative, found[stage], right[stage])) for stage in right
         }
     return errors
 

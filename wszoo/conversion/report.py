@@ -1,5 +1,6 @@
 """What a conversion did, for people and for programs."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -60,7 +61,6 @@ class Report:
     file: str
     output: str
     sha256_in: str
-    sha256_out: str | None
     source: str
     title: str
     architecture: str
@@ -81,6 +81,7 @@ class Report:
     notes: tuple[str, ...]
     versions: dict[str, str]
     proof: Proof
+    sha256_out: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -132,11 +133,22 @@ class Report:
             cells = "".join(f"{stages[stage]:>12.1e}" for _, _, stages in columns)
             lines.append(f"  {stage:<14}{cells}")
         for kind, worst in proof.worst.items():
-            allowed = proof.tolerance[kind]
             where = "any stage" if kind == "float64" else "what comes out"
-            verdict = "ok" if worst <= allowed else "FAILED"
-            lines.append(f"  {kind:<8} {worst:.1e} in {where}, {allowed:.1e} allowed: {verdict}")
+            lines.append(f"  {kind:<8} {worst:.1e} in {where}, {_verdict(proof, kind, worst)}")
+        lines.append(f"  {'':<8} {proof.own:.1e} is what the source itself loses in float32")
+        if proof.not_finite:
+            shown = ", ".join(proof.not_finite[:3]) + ", …" * (len(proof.not_finite) > 3)
+            lines.append(f"  FAILED: {len(proof.not_finite)} infinite or NaN: {shown}")
         return lines
+
+
+def _verdict(proof: Proof, kind: str, worst: float) -> str:
+    allowed = proof.tolerance[kind]
+    if not math.isfinite(worst):
+        return "which is no number: FAILED"
+    if kind in proof.undecided:
+        return f"{allowed:.1e} wanted; the source itself loses {proof.own:.1e}: for information"
+    return f"{allowed:.1e} allowed: {'ok' if worst <= allowed else 'FAILED'}"
 
 
 def _card_text(card: Card) -> str:
@@ -144,5 +156,8 @@ def _card_text(card: Card) -> str:
         f"{name} ({', '.join(f'{value:.4g}' for value in values)})"
         for name, values in (("mean", card.mean), ("std", card.std))
     )
-    resized = f"resized to {card.resize}, cropped to {card.size}, {card.interpolation}"
+    cropped = f"resized to {card.resize}, cropped to {card.size}"
+    if card.crop_mode == "squash":
+        cropped = f"squeezed to {card.size} x {card.size}"
+    resized = f"{cropped}, {card.interpolation}"
     return f"{card.channels}, {numbers}, {resized}"

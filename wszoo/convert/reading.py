@@ -48,7 +48,8 @@ def _content(path: Path, limit: int) -> Any:
         raise UnreadableError("is empty; fetch it again")
     if size > limit:
         raise UnreadableError(
-            f"has {size} bytes, over the limit of {limit}; no published file of this kind is as large"
+            f"has {size} bytes, over the limit of {limit}; "
+            f"no published file of this kind is as large"
         )
     with path.open("rb") as file:
         head = file.read(512)
