@@ -150,13 +150,27 @@ def test_bad_data_is_named_in_one_line(arguments: list[str], message: str) -> No
     assert len(result.stderr.splitlines()) == 1
 
 
+# Every shard takes a twentieth of a second more, so that there is time to interrupt it.
+SLOW_MAKER = """
+import os, time
+fsync = os.fsync
+def slow(fd):
+    time.sleep(0.05)
+    fsync(fd)
+os.fsync = slow
+from wszoo.shards_cli import shards
+shards()
+"""
+
+
 @pytest.mark.slow
 def test_ctrl_c_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
-    code = "from wszoo.shards_cli import shards; shards()"
     words = ["make", CLOTHING, "-o", tmp_path / "out", "--split", "train"]
     sizes = ["--bytes-per-shard", "1"]  # a shard for each photo takes its time
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, words), *sizes], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", SLOW_MAKER, *map(str, words), *sizes],
+        stderr=subprocess.PIPE,
+        text=True,
     )
     while not [*tmp_path.glob(".out.partial/*.tar")] and process.poll() is None:
         time.sleep(0.01)
@@ -173,11 +187,10 @@ def test_ctrl_c_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
 def test_a_killed_maker_leaves_nothing_that_looks_whole_and_the_next_one_clears_it(
     broken: Path, tmp_path: Path
 ) -> None:
-    code = "from wszoo.shards_cli import shards; shards()"
     words = ["make", CLOTHING, "-o", tmp_path / "out", "--split", "train"]
     sizes = ["--bytes-per-shard", "1"]
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, words), *sizes], stderr=subprocess.DEVNULL
+        [sys.executable, "-c", SLOW_MAKER, *map(str, words), *sizes], stderr=subprocess.DEVNULL
     )
     while not [*tmp_path.glob(".out.partial/*.tar")] and process.poll() is None:
         time.sleep(0.01)
