@@ -62,6 +62,9 @@ _what = [
         help="Go on from the net of this run; its classes are known again by name.",
     ),
     click.option("--random-weights", is_flag=True, help="Start from no weights at all."),
+    click.option(
+        "--allow-batch-norm", is_flag=True, help="Take a net with BatchNorm, to compare with."
+    ),
     click.option("--quarantine", type=click.Path(path_type=Path), help="Photos to leave out."),
     click.option("--no-check", is_flag=True, help="Do not look at every file before."),
 ]

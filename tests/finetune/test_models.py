@@ -128,3 +128,21 @@ def test_stages_that_cannot_be_frozen_are_refused() -> None:
         freeze_stages(nested, 2)
     with pytest.raises(ValueError, match="bn1 has running statistics, which would go on"):
         freeze_stages(running, 2)
+
+
+@pytest.mark.parametrize(
+    ("task", "head"),
+    [("classify", "linear"), ("detect", "fcos"), ("segment", "semantic_fpn")],
+)
+def test_batch_norm_is_taken_and_built_again_where_it_is_asked_for(
+    task: TaskName, head: str
+) -> None:
+    asked = tiny(task, head, model="test_resnet", pretrained=False, allow_batch_norm=True)
+
+    model = build(asked, 3)
+    again = rebuild(describe_net(model, asked), asked, 3)
+
+    assert not census_text(model).endswith(" 0 BatchNorm")
+    assert model.state_dict().keys() == again.state_dict().keys()
+    with pytest.raises(ValueError, match="BatchNorm"):
+        build(replace(asked, allow_batch_norm=False), 3)

@@ -67,7 +67,7 @@ def build(settings: FineTuning, num_classes: int) -> nn.Module:
     _require_head(settings.task, settings.head)
     torch.manual_seed(settings.seed)
     if settings.task == "classify":
-        model = _classifier(settings.model, num_classes, pretrained=settings.pretrained)
+        model = _classifier(settings.model, num_classes, settings, pretrained=settings.pretrained)
         if settings.trainable_stages is not None:
             if not settings.pretrained:
                 raise ValueError(
@@ -80,6 +80,7 @@ def build(settings: FineTuning, num_classes: int) -> nn.Module:
         settings.model,
         pretrained=settings.pretrained,
         trainable_stages=settings.trainable_stages,
+        allow_batch_norm=settings.allow_batch_norm,
         **_MAPS.get(settings.head, {}),
     )
     return _with_head(settings, settings.head, backbone, num_classes).train()
@@ -98,9 +99,9 @@ def rebuild(net: Net, settings: FineTuning, num_classes: int) -> nn.Module:
     if net.formula is not None:
         like["formula"] = to_formula(net.formula)  # type: ignore[arg-type]
     if net.task == "classify":
-        return _classifier(net.architecture, num_classes, pretrained=False, **like)
-    maps = _MAPS.get(net.head, {})
-    backbone = load_backbone(net.architecture, pretrained=False, **maps, **like)
+        return _classifier(net.architecture, num_classes, settings, pretrained=False, **like)
+    like |= {"allow_batch_norm": settings.allow_batch_norm, **_MAPS.get(net.head, {})}
+    backbone = load_backbone(net.architecture, pretrained=False, **like)
     return _with_head(settings, net.head, backbone, num_classes)
 
 
@@ -109,17 +110,17 @@ def _require_head(task: TaskName, head: str) -> None:
         raise ValueError(f"no head {head!r} to {task} with; choose one of {', '.join(HEADS[task])}")
 
 
-def _classifier(name: str, num_classes: int, **options: Any) -> nn.Module:
+def _classifier(name: str, num_classes: int, settings: FineTuning, **options: Any) -> nn.Module:
     try:
         model: nn.Module = timm.create_model(name, num_classes=num_classes, **options)
     except RuntimeError as error:  # timm's word for what the caller asked wrongly
         if type(error) is not RuntimeError:
             raise
         raise ValueError(f"cannot load {name!r}: {error}") from error
-    if found := batch_norms_beside_body(model):
+    if not settings.allow_batch_norm and (found := batch_norms_beside_body(model)):
         raise ValueError(
             f"{name!r} has {len(found)} BatchNorm layers, whose statistics are noise at one to "
-            f"four images per step; take a '*_gn_ws' variant"
+            f"four images per step; take a '*_gn_ws' variant, or --allow-batch-norm to compare"
         )
     return model
 

@@ -38,6 +38,7 @@ class FineTuning:
         ema: Decay per step of the moving average of the weights; None keeps none.
         precision: Of activations.
         patience: Epochs without progress after which the run ends.
+        allow_batch_norm: Take a backbone with BatchNorm, to compare with.
         seed: Of new layers, the order of the photos and their augmentation.
     """
 
@@ -60,6 +61,7 @@ class FineTuning:
     ema: float | None = None
     precision: Precision = "fp32"
     patience: int | None = None
+    allow_batch_norm: bool = False
     seed: int = 0
 
     def rate_at(self, step: int, steps: int) -> float:
