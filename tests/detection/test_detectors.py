@@ -163,6 +163,27 @@ def test_half_precision_trains(build: Build, scene: Draw) -> None:
     assert all(g is not None and g.isfinite().all() for g in gradients)
 
 
+def test_half_precision_does_not_reach_what_boxes_are_decoded_from(
+    build: Build, scene: Draw
+) -> None:
+    model = build().eval()
+    predictors = [getattr(model, "head", None)]
+    if hasattr(model, "rpn"):
+        predictors = [model.rpn.head, model.roi_heads.box_predictor]
+    seen: list[torch.dtype] = []
+    for predictor in predictors:
+        predictor.register_forward_hook(  # type: ignore[union-attr]
+            lambda _module, _inputs, output: seen.extend(
+                each.dtype for each in torch.utils._pytree.tree_leaves(output)
+            )
+        )
+
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        model([scene(0)[0]])
+
+    assert seen and set(seen) == {torch.float32}
+
+
 def test_copies_and_pickles_train_on_their_own_and_check_their_input(
     build: Build, scene: Draw
 ) -> None:

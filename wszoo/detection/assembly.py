@@ -5,7 +5,8 @@ import logging
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from wszoo.backbone import Backbone
 from wszoo.detection.inputs import InputCheck
@@ -17,6 +18,7 @@ _logger = logging.getLogger(__name__)
 
 _GROUPS = 32
 _OURS = {"self", "backbone", "num_classes", "min_size", "max_size", "kwargs"}
+_PREDICTORS = ("rpn.head", "roi_heads.box_predictor", "head")  # of torchvision's detectors
 _OF_TRANSFORM = {"size_divisible", "fixed_size"}  # torchvision hands these on
 
 
@@ -78,6 +80,9 @@ def normalisation(backbone: Backbone, kwargs: dict[str, Any]) -> dict[str, list[
 def finish(model: Detector, check: InputCheck) -> Detector:
     """Make sure that no BatchNorm came in, and check every input from now on.
 
+    Boxes are decoded in float32 whatever the autocast: torchvision casts anchors to the type of
+    what is predicted, and eight bits cannot tell two pixels apart beyond the 256th.
+
     Raises:
         ValueError: There is a BatchNorm beside the backbone, which refuses its own.
     """
@@ -88,7 +93,23 @@ def finish(model: Detector, check: InputCheck) -> Detector:
             f"batches; call wszoo.to_group_norm on the part that was passed in"
         )
     model.register_forward_pre_hook(check, with_kwargs=True)
+    for path, module in model.named_modules():
+        if path in _PREDICTORS:
+            module.register_forward_hook(_in_float32)
     return model
+
+
+def _in_float32(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+    """A forward hook: the same, with floating tensors in float32 at least."""
+    return _widened(output)
+
+
+def _widened(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+    if isinstance(value, dict):
+        return {key: _widened(each) for key, each in value.items()}
+    return type(value)(_widened(each) for each in value)
 
 
 def batch_norms_beside_body(model: nn.Module) -> list[str]:
