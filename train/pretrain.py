@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from train.recipes import RECIPES
 from wszoo.terminal import OneLineErrors, check_name
 from wszoo.training.batches import BatchPlan, plan_batches
+from wszoo.training.checkpoint import refuse_checkpoints
 from wszoo.training.classify import Classification
 from wszoo.training.declaration import declare, hardware, note_start
 from wszoo.training.distributed import Ranks, core_count, join_ranks
@@ -201,19 +202,6 @@ def settle_layout(
         declare(output, {**settings, "channels_last": last})
     model.to(memory_format=torch.channels_last if last else torch.contiguous_format)
     return last
-
-
-def refuse_checkpoints(output: Path) -> None:
-    """See that a run starts anew.
-
-    Raises:
-        ValueError: The folder holds checkpoints.
-    """
-    if found := sorted(output.glob("step-*")):
-        raise ValueError(
-            f"{output} holds checkpoints, the newest {found[-1].name}; name another folder, or "
-            f"leave out --resume never to go on"
-        )
 
 
 @click.command(cls=OneLineErrors)

@@ -168,5 +168,5 @@ def test_a_broken_photo_is_quarantined_and_another_takes_its_place(
     [batch] = next(task.batches(0, 0))
 
     assert sorted(batch.targets.tolist()) == [0] * 3 + [1] * 5, "the next photo is a blue one"
-    quarantine = task.source._log.output / "quarantine.tsv"
-    assert quarantine.read_text().startswith("photos/0.png\tcannot decode")
+    quarantine = task.source._unreadable.path
+    assert quarantine.read_text().startswith("name\treason\nphotos/0.png\tcannot decode")

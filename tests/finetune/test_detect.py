@@ -214,7 +214,7 @@ def test_in_a_photo_that_cannot_be_read_nothing_is_found(
 
     assert [len(found[index].boxes["boxes"]) for index in range(5)] == [1, 1, 2, 1, 0]
     assert task.figures(found)["box_ap"] < 99
-    assert (log.output / "quarantine.tsv").read_text().startswith("photos/4.png\tcannot decode")
+    assert (log.output / "quarantine.tsv").read_text().startswith("name\treason\nphotos/4.png\t")
 
 
 def test_a_photo_of_another_size_than_its_annotations_say_is_left_out(
@@ -228,6 +228,7 @@ def test_a_photo_of_another_size_than_its_annotations_say_is_left_out(
 
     told = (log.output / "quarantine.tsv").read_text()
     assert told == (
+        "name\treason\n"
         "photos/3.png\tphotos/3.png has 96 x 80 pixels, its annotations say 48 x 40; mend them "
         "or leave it out\n"
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from wszoo.datasets.quarantine import read_quarantine
 from wszoo.finetune.reader import Reader
 from wszoo.training.runlog import RunLog
 
@@ -82,7 +83,8 @@ def test_the_next_photo_takes_the_place_of_one_that_cannot_be_read(log: RunLog) 
 
     assert [index for index, _ in batch] == [4, 0, 7]
     lines = (log.output / "quarantine.tsv").read_text().splitlines()
-    assert lines == [
+    assert lines[0] == "name\treason"
+    assert lines[1:] == [
         f"{NAMES[index]}\tcannot decode {NAMES[index]}: it is empty" for index in (2, 11)
     ]
     events = [json.loads(line) for line in (log.output / "events.jsonl").read_text().splitlines()]
@@ -94,7 +96,7 @@ def test_in_evaluation_nothing_takes_its_place(log: RunLog) -> None:
     samples = [*reader(log, 1).load_plain(range(3))]
 
     assert samples == [(0, None), None, (2, None)]
-    assert (log.output / "quarantine.tsv").read_text().startswith(NAMES[1])
+    assert (log.output / "quarantine.tsv").read_text().startswith(f"name\treason\n{NAMES[1]}\t")
 
 
 def test_a_photo_is_told_once_however_often_the_run_is_begun(log: RunLog) -> None:
@@ -103,7 +105,7 @@ def test_a_photo_is_told_once_however_often_the_run_is_begun(log: RunLog) -> Non
         list(one.load(0, batches()))
         list(one.load(1, batches()))
 
-    assert (log.output / "quarantine.tsv").read_text().count("\n") == 1
+    assert (log.output / "quarantine.tsv").read_text().count("\n") == 2
     assert (log.output / "events.jsonl").read_text().count("\n") == 1
 
 
@@ -114,8 +116,9 @@ def test_names_that_are_no_valid_text_are_written_down(tmp_path: Path) -> None:
     for _ in range(2):
         list(Reader(Numbers(0), [name, "b"], seed=0, workers=0, log=log).load_plain([0]))
 
-    assert (tmp_path / "quarantine.tsv").read_bytes().startswith(b"photos/\xff.png\tcannot")
-    assert (tmp_path / "quarantine.tsv").read_bytes().count(b"\n") == 1
+    content = (tmp_path / "quarantine.tsv").read_bytes()
+    assert content.startswith(b"name\treason\nphotos/\xff.png\tcannot")
+    assert content.count(b"\n") == 2
 
 
 def test_too_many_photos_that_cannot_be_read_end_the_run(log: RunLog) -> None:
@@ -171,3 +174,9 @@ def test_workers_outlive_signals_and_end_with_their_reader(log: RunLog) -> None:
 def test_a_reader_that_was_never_used_closes(log: RunLog) -> None:
     reader(log, workers=2).close()
     reader(log).close()
+
+
+def test_what_a_run_wrote_down_can_be_left_out_of_the_next(log: RunLog) -> None:
+    list(reader(log, 2, 11).load_plain(range(12)))
+
+    assert read_quarantine(log.output / "quarantine.tsv") == {NAMES[2], NAMES[11]}

@@ -141,7 +141,7 @@ def test_a_broken_photo_counts_nowhere_and_is_told(
 
     others = make(held_out=images.select(range(4))).count(ByColour())
     assert confusion.equal(others)
-    assert (log.output / "quarantine.tsv").read_text().startswith("photos/4.png\tcannot decode")
+    assert (log.output / "quarantine.tsv").read_text().startswith("name\treason\nphotos/4.png\t")
 
 
 def test_masks_without_any_label_are_refused(make: Make, segmentation_set: Make) -> None:

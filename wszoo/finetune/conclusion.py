@@ -12,7 +12,7 @@ from wszoo.finetune.outputs import FOLDER, best_state, save_output
 from wszoo.finetune.report import add_to_report, draw_classified, draw_detected, draw_segmented
 from wszoo.finetune.results import classify_photos, detect_photos, segment_photos
 from wszoo.finetune.settings import FineTuning
-from wszoo.training.file_source import QUARANTINE
+from wszoo.training.readers import read_unreadable
 from wszoo.training.run import Run
 
 
@@ -61,11 +61,8 @@ def conclude(run: Run, settings: FineTuning, source: DataSource, splits: Splits)
 
 def _readable(images: Images, output: Path) -> Images:
     """Photos other than those that could not be read in the run."""
-    path = output / QUARANTINE
-    if not path.exists():
-        return images
-    text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    return images.without({line.partition("\t")[0] for line in text.split("\n") if line})
+    left_out = read_unreadable(output)
+    return images.without(left_out) if left_out else images
 
 
 def draw_results(

@@ -4,14 +4,13 @@ What a worker makes of a photo follows from seed, epoch and index alone, so a ru
 goes on with the very same samples, whatever the number of workers.
 """
 
-import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from wszoo.training.file_source import MOST_BROKEN, QUARANTINE, READ_TIMEOUT
+from wszoo.training.readers import READ_TIMEOUT, Unreadable, end_workers, ignore_signals
 from wszoo.training.runlog import RunLog
 from wszoo.training.sampler import Purpose, sample_generator
 
@@ -90,9 +89,7 @@ class Reader(Generic[Sample]):
         workers: int,
         log: RunLog,
     ) -> None:
-        self._names, self._log = names, log
-        self._list = log.output / QUARANTINE
-        self._broken = self._read_quarantine()
+        self._unreadable = Unreadable(log, len(names), "the run goes on without it")
         self._keys = _Keys()
         self._loader: DataLoader[Any] = DataLoader(
             _Photos(make, names, seed),
@@ -101,7 +98,7 @@ class Reader(Generic[Sample]):
             collate_fn=list,
             persistent_workers=workers > 0,
             timeout=READ_TIMEOUT if workers else 0,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=ignore_signals,
         )
 
     def load(self, epoch: int, batches: Iterable[np.ndarray]) -> Iterator[list[Sample]]:
@@ -113,7 +110,7 @@ class Reader(Generic[Sample]):
         for made in self._load([_Key(epoch, int(i)) for i in batch] for batch in batches):
             samples = [each.sample for each in made]
             if any(sample is None for sample in samples):
-                raise ValueError(f"no photo can be read; {self._list} tells why")
+                raise ValueError(f"no photo can be read; {self._unreadable.path} tells why")
             yield samples
 
     def load_plain(self, indices: Iterable[int]) -> Iterator[Sample | None]:
@@ -128,43 +125,9 @@ class Reader(Generic[Sample]):
     def _load(self, batches: Iterator[list[_Key]]) -> Iterator[list[_Made]]:
         self._keys.batches = batches
         for made in self._loader:
-            self._quarantine([each.problem for each in made if each.problem])
+            self._unreadable.add([each.problem for each in made if each.problem])
             yield made
 
-    def _read_quarantine(self) -> set[str]:
-        """Names that were written down before, by any process of the run."""
-        if not self._list.exists():
-            return set()
-        text = self._list.read_text(encoding="utf-8", errors="surrogateescape")
-        return {line.partition("\t")[0] for line in text.split("\n")}.intersection(self._names)
-
-    def _quarantine(self, problems: list[tuple[str, str]]) -> None:
-        """Write down photos that could not be read."""
-        new = {name: reason for name, reason in problems if name not in self._broken}
-        if not new:
-            return
-        self._broken.update(new)
-        self._list.parent.mkdir(parents=True, exist_ok=True)
-        with self._list.open("a", encoding="utf-8", errors="surrogateescape") as file:
-            file.writelines(f"{name}\t{' '.join(new[name].split())}\n" for name in new)
-        for name, reason in new.items():
-            self._log.event(f"{reason}; the run goes on without it", quarantined=name)
-        if len(self._broken) > max(10, MOST_BROKEN * len(self._names)):
-            raise ValueError(
-                f"{len(self._broken)} of {len(self._names)} photos cannot be read; "
-                f"{self._list} names them, the last: {problems[-1][0]}"
-            )
-
     def close(self) -> None:
-        """End the workers, which do not mind the signals that would end them otherwise."""
-        if self._loader._iterator is not None:
-            self._loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
-            for worker in self._loader._iterator._workers:  # type: ignore[attr-defined]
-                worker.kill()  # such as one that waits for a disk
-
-
-def _ignore_signals(_worker: int) -> None:
-    """A signal that stops the run reaches its whole process group; readers end with the run."""
-    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
-        if number := getattr(signal, name, None):
-            signal.signal(number, signal.SIG_IGN)
+        """End the processes that read."""
+        end_workers(self._loader)

@@ -38,6 +38,7 @@ from wszoo.finetune.segment import Segmentation
 from wszoo.finetune.settings import FineTuning
 from wszoo.finetune.transplant import transplant
 from wszoo.training.batches import BatchPlan, plan_batches
+from wszoo.training.checkpoint import refuse_checkpoints
 from wszoo.training.declaration import declare, hardware, note_start
 from wszoo.training.distributed import Ranks, core_count
 from wszoo.training.engine import Learner
@@ -109,7 +110,7 @@ def fine_tune(
     output.mkdir(parents=True, exist_ok=True)
     with only_writer(output) if ranks.is_main else nullcontext():
         if not conditions.resume:
-            _refuse_checkpoints(output)
+            refuse_checkpoints(output)
         log = RunLog(
             output,
             title=f"{settings.head} over {settings.model}, to {settings.task}, in {output}",
@@ -127,14 +128,6 @@ def fine_tune(
         if ranks.is_main:
             report = conclude(run, settings, source, splits)
     return report
-
-
-def _refuse_checkpoints(output: Path) -> None:
-    if found := sorted(output.glob("step-*")):
-        raise ValueError(
-            f"{output} holds checkpoints, the newest {found[-1].name}; name another folder, or "
-            f"leave out --resume never to go on"
-        )
 
 
 def _checked_splits(

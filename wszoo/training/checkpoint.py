@@ -191,3 +191,16 @@ def _folders(run: Path) -> list[Path]:
         if (match := re.fullmatch(rf"{_PREFIX}(\d+)", path.name)) and path.is_dir()
     }
     return [steps[step] for step in sorted(steps)]
+
+
+def refuse_checkpoints(output: Path) -> None:
+    """See that a run starts anew.
+
+    Raises:
+        ValueError: The folder holds checkpoints.
+    """
+    if found := sorted(output.glob("step-*")):
+        raise ValueError(
+            f"{output} holds checkpoints, the newest {found[-1].name}; name another folder, or "
+            f"leave out --resume never to go on"
+        )

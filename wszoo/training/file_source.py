@@ -1,6 +1,5 @@
 """Photos for a classifier from files or shards, read and augmented by worker processes."""
 
-import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -13,14 +12,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from wszoo.datasets import ShardedImages
 from wszoo.training.classify import UNREADABLE, Loaded, Photos, Request, digest_of
+from wszoo.training.readers import READ_TIMEOUT, Unreadable, end_workers, ignore_signals
 from wszoo.training.recipe import Recipe
 from wszoo.training.runlog import RunLog
 from wszoo.training.sampler import Purpose, epoch_order, sample_generator
 from wszoo.training.transforms import EvalTransform, TrainTransform
-
-READ_TIMEOUT = 300.0  # seconds that a batch may take to be read
-QUARANTINE = "quarantine.tsv"  # in the folder of a run
-MOST_BROKEN = 0.01  # share of photos
 
 
 class Labelled(Protocol):
@@ -123,8 +119,7 @@ class FileSource:
     ) -> None:
         self._images, self._train, self._recipe, self._device = images, train, recipe, device
         held, self._held_indices = held_out
-        self._log = log
-        self._broken = self._read_quarantine()
+        self._unreadable = Unreadable(log, len(images), "another photo takes its place")
         self.num_classes = len(images.classes)
         self.held_out_count = len(self._held_indices)
         self.digest = digest_of(images.names, images.targets)
@@ -143,7 +138,7 @@ class FileSource:
             pin_memory=self._device.type == "cuda",
             persistent_workers=workers > 0,
             timeout=READ_TIMEOUT if workers else 0,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=ignore_signals,
         )
         return keys, loader
 
@@ -177,7 +172,7 @@ class FileSource:
 
         self._keys.batches = batches()
         for pixels, targets, problems in self._loader:
-            self._quarantine(problems)
+            self._unreadable.add(problems)
             photos, request = self._on_device(pixels, targets), asked.popleft()
             count = len(request.indices)
             partners = Photos(*(part[count:] for part in photos)) if request.mixing else None
@@ -192,50 +187,13 @@ class FileSource:
         chosen = [self._held_indices[chunk.start : chunk.stop] for chunk in chunks]
         self._held_keys.batches = ([_Key(-1, int(i), size) for i in part] for part in chosen)
         for pixels, targets, problems in self._held_loader:
-            self._quarantine(problems)
+            self._unreadable.add(problems)
             yield self._on_device(pixels, targets)
 
     def close(self) -> None:
         """End the workers, which do not mind the signals that would end them otherwise."""
         for loader in (self._loader, self._held_loader):
-            if loader._iterator is not None:
-                loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
-                for worker in loader._iterator._workers:  # type: ignore[attr-defined]
-                    worker.kill()  # such as one that waits for a disk
-
-    def _read_quarantine(self) -> set[str]:
-        """Names that were written down before, by any process of the run."""
-        path = self._log.output / QUARANTINE
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return {line.split("\t")[0] for line in lines}
-
-    def _quarantine(self, problems: list[tuple[str, str]]) -> None:
-        """Write down photos that could not be read.
-
-        Raises:
-            ValueError: There are too many to go on.
-        """
-        new = {name: reason for name, reason in problems if name not in self._broken}
-        if not new:
-            return
-        self._broken.update(new)
-        self._log.output.mkdir(parents=True, exist_ok=True)
-        with (self._log.output / QUARANTINE).open("a", encoding="utf-8") as file:
-            file.writelines(f"{name}\t{' '.join(new[name].split())}\n" for name in new)
-        for name, reason in new.items():
-            self._log.event(f"{reason}; another photo takes its place", quarantined=name)
-        if len(self._broken) > max(10, MOST_BROKEN * len(self._images)):
-            raise ValueError(
-                f"{len(self._broken)} of {len(self._images)} photos cannot be read; "
-                f"{self._log.output / QUARANTINE} names them, the last: {problems[-1][0]}"
-            )
-
-
-def _ignore_signals(_worker: int) -> None:
-    """A signal that stops the run reaches its whole process group; readers end with the run."""
-    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
-        if number := getattr(signal, name, None):
-            signal.signal(number, signal.SIG_IGN)
+            end_workers(loader)
 
 
 def _collate(made: list[_Made]) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:

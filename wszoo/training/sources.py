@@ -9,8 +9,9 @@ from wszoo.datasets import open_shards, read_labelled_images, store_images
 from wszoo.datasets.fetching import Patience
 from wszoo.training.classify import Source
 from wszoo.training.distributed import Ranks
-from wszoo.training.file_source import READ_TIMEOUT, FileSource, Labelled
+from wszoo.training.file_source import FileSource, Labelled
 from wszoo.training.memory_source import MemorySource
+from wszoo.training.readers import READ_TIMEOUT
 from wszoo.training.recipe import Recipe
 from wszoo.training.runlog import RunLog
 
