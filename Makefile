@@ -1,4 +1,4 @@
-.PHONY: check test format cards wheel
+.PHONY: check test format cards wheel release
 
 check:  ## Everything that reads the code without running it
 	ruff check
@@ -18,3 +18,6 @@ cards:  ## Render the model cards again from the records
 
 wheel:  ## Build dist/*.whl
 	python -m build --wheel
+
+release:  ## Build sdist and wheel, try the wheel in an empty environment, say how to publish
+	python -m train.release $(RELEASE)

@@ -1,10 +1,21 @@
 """What every test starts from, and which tests a machine cannot run."""
 
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
+
+import wszoo.weights
+from tests.hub_client import MODEL, NAME, published, turn_to
+from tests.hub_repos import sha256
+from tests.hub_server import HubServer
+from wszoo.weights import WEIGHTS_FILE, Weights, find
 
 # Marker -> whether this machine has what its tests need; pyproject.toml says what that is.
 AVAILABLE = {
@@ -35,3 +46,41 @@ def known_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same random numbers in every run, and no weights from the user's own folder."""
     torch.manual_seed(0)
     monkeypatch.delenv("WSZOO_WEIGHTS", raising=False)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A stand-in for the Hub, for the real client in this process and in those started by it."""
+    with HubServer() as server:
+        turn_to(server, tmp_path / "hf-home", monkeypatch)
+        yield server
+
+
+@pytest.fixture
+def hub_net() -> Any:
+    """A net that is small, with the classes of its packaged weights."""
+    return timm.create_model(MODEL, num_classes=200).eval()
+
+
+@pytest.fixture
+def hub_files(hub_net: Any, hub: HubServer, tmp_path: Path) -> dict[str, bytes]:
+    """The files that publish ``hub_net``, on the stand-in as ``NAME``."""
+    files = published(hub_net, tmp_path / "published")
+    hub.publish(NAME, files)
+    return files
+
+
+@pytest.fixture
+def hub_record(
+    hub_files: dict[str, bytes], hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> Weights:
+    """The record of the packaged weights, as if they were ``hub_net``'s, and on the Hub alone."""
+    record = replace(
+        find(MODEL),
+        sha256=sha256(hub_files[WEIGHTS_FILE]),
+        dtype="F32",
+        packaged=False,
+        hub=f"{NAME}@{hub.repos[NAME].commits[-1].sha}",
+    )
+    monkeypatch.setattr(wszoo.weights, "WEIGHTS", (record,))
+    return record

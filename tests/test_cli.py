@@ -39,6 +39,7 @@ def data(photo: Path, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+CARD = str(Path(__file__).parents[1] / "model_cards" / "test_resnet_gn_ws.e3_tin200")
 # Every command with arguments that it accepts; PHOTO, DATA, FILE and NEW are replaced by paths.
 COMMANDS = {
     "list": ["list", "test*"],
@@ -54,6 +55,9 @@ COMMANDS = {
     "confirm": ["confirm", SMALL, "--data", "DATA"],
     "finetune": ["finetune", "classify", "--data", "DATA", "--out", "FOLDER"],
     "lint": ["lint", SMALL],
+    "card": ["card", SMALL],
+    "gallery": ["gallery", "test*", "-o", "FOLDER"],
+    "push": ["push", CARD, "--repo", "tester/small", "--dry-run"],
     "demo": ["demo", "--out", "NEW"],
     "doctor": ["doctor"],
     "bench": ["bench", "--model", SMALL, "--rounds", "1", "--threads", "1"],

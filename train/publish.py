@@ -1,13 +1,13 @@
 """Turn a finished run into published weights: ``python -m train.publish RUN --data DIR``.
 
 Leaves the file in ``wszoo/assets`` and the card's folder in ``model_cards``, and prints the record
-to put into ``wszoo/weights_table.py``.
+to put into ``wszoo/weights_table.py``. ``--cards`` renders every card again; ``--measure NAME``
+measures published weights again and adds to their card what was not measured before.
 """
 
 import json
-import platform
+import shutil
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,52 +15,44 @@ import click
 import numpy as np
 import timm
 import torch
-from safetensors.torch import save_file
-from timm.models._hub import save_config_for_hf
-from torch import Tensor, nn
+from torch import nn
 
+from train.measure import classes_told, cpu_time
 from train.recipes import RECIPES
 from wszoo.cards import read_results, render_card
+from wszoo.cards.drawing import draw_cost, draw_training
+from wszoo.cards.folder import CARD, write_config
+from wszoo.cards.pretrained import PretrainedRun, read_pretrained
+from wszoo.cards.results import RESULTS, gather, study_pictures
+from wszoo.cards.training import COST
 from wszoo.datasets import StoredImages, read_labelled_images, store_images
 from wszoo.describe import weights_table
-from wszoo.evaluate import evaluate, targets_for
+from wszoo.evaluate import Evaluation, evaluate, targets_for
 from wszoo.files import sha256_of
-from wszoo.terminal import OneLineErrors
+from wszoo.publish import file_metadata, recipe_hash
+from wszoo.terminal import OneLineErrors, check_trained, checked_by
 from wszoo.training.augment import resize
-from wszoo.training.checkpoint import load_checkpoint
 from wszoo.training.sources import held_out_split
-from wszoo.visualize import draw_curves
-from wszoo.weights import ASSETS, WEIGHTS, WEIGHTS_FILE, Weights
+from wszoo.visualize import draw_confusion
+from wszoo.weights import ASSETS, WEIGHTS, WEIGHTS_FILE, Weights, find
+from wszoo.weights_file import weights_bytes, write_whole
 
 CARDS = Path(__file__).parent.parent / "model_cards"
 LICENSE = "imagenet-research"
+FORMULA = "jhu"
+CONFUSION = "confusion.png"
 
 
-def finished_weights(run: Path) -> dict[str, Tensor]:
-    """The weights of the newest checkpoint: their moving average, where one was kept."""
-    loaded = load_checkpoint(run, on_damaged=_refuse_damaged)
-    if loaded is None:
-        raise click.ClickException(f"{run} holds no checkpoint; train it first")
-    learner = loaded[0]["learner"]
-    weights: dict[str, Tensor] = learner["model"] if learner["ema"] is None else learner["ema"]
-    return weights
-
-
-def _refuse_damaged(folder: Path) -> None:
-    raise click.ClickException(f"{folder} is damaged; repeat the run's command to make it again")
-
-
-def held_out_by_pixels(run: Path, data: Path) -> dict[int, float]:
+def held_out_by_pixels(trained: PretrainedRun, data: Path, cache: Path) -> dict[int, float]:
     """Top-1 on the photos kept to choose by, at several sizes, with the final weights."""
-    facts = json.loads((run / "run.json").read_text())
-    recipe = RECIPES[facts["recipe"]]
+    recipe = RECIPES[trained.facts["recipe"]]
     assert recipe.stored_pixels is not None
-    stored = store_images(data, "train", recipe.stored_pixels, run.parent / "cache")
+    stored = store_images(data, "train", recipe.stored_pixels, cache)
     _, held = held_out_split(stored.targets.tolist(), recipe.held_out_per_class)
-    model = timm.create_model(facts["model"], num_classes=len(stored.classes))
-    model.load_state_dict(finished_weights(run))
-    trained = recipe.phases[-1][1]
-    sizes = [trained * share // 64 * 16 for share in (4, 5, 6, 7)]
+    model = timm.create_model(trained.facts["model"], num_classes=len(stored.classes))
+    model.load_state_dict(trained.state_dict)
+    learned_at = recipe.phases[-1][1]
+    sizes = [learned_at * share // 64 * 16 for share in (4, 5, 6, 7)]
     return {size: round(top1(model.eval(), stored, held, size), 2) for size in sizes}
 
 
@@ -76,48 +68,36 @@ def top1(model: nn.Module, stored: StoredImages, chosen: np.ndarray, size: int) 
     return 100 * correct / len(chosen)
 
 
-def export(run: Path, pixels: int) -> tuple[Weights, dict[str, Any]]:
+def export(trained: PretrainedRun, pixels: int) -> tuple[Weights, dict[str, Any]]:
     """Write the weights of a finished run as fp16 safetensors, and make their record."""
-    facts = json.loads((run / "run.json").read_text())
-    state_dict = finished_weights(run)
-    epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    recipe = RECIPES[facts["recipe"]]
-    if len(epochs) < recipe.epochs:
-        raise click.ClickException(
-            f"{run} has {len(epochs)} of {recipe.epochs} epochs; repeat its command to go on"
-        )
-    tag = facts["recipe"]
-    folder = ASSETS / f"{facts['model']}.{tag}"
-    folder.mkdir(parents=True, exist_ok=True)
-    metadata = {"format": "pt", "model": facts["model"], "tag": tag, "formula": "jhu"}
+    model, tag, settings = (trained.facts[key] for key in ("model", "recipe", "settings"))
+    path = ASSETS / f"{model}.{tag}" / WEIGHTS_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
     halves = {
-        key: (value.half() if value.is_floating_point() else value).contiguous()
-        for key, value in state_dict.items()
+        key: value.half() if value.is_floating_point() else value
+        for key, value in trained.state_dict.items()
     }
-    save_file(halves, folder / WEIGHTS_FILE, metadata)
+    code = trained.facts["code"]
+    metadata = file_metadata(model=model, tag=tag, formula=FORMULA, settings=settings, code=code)
+    write_whole(path, weights_bytes(halves, metadata))
     weights = Weights(
-        model=facts["model"],
+        model=model,
         tag=tag,
-        sha256=sha256_of(folder / WEIGHTS_FILE),
+        sha256=sha256_of(path),
         license=LICENSE,
-        num_classes=len(state_dict["fc.bias"]),
+        formula=FORMULA,
+        num_classes=len(halves["fc.bias"]),
         labels="tin200.tsv",
         input_size=(3, pixels, pixels),
         crop_pct=1.0,
         interpolation="bicubic",
-        recipe=facts["recipe"],
+        recipe=tag,
         packaged=True,
     )
     return weights, {
-        "model": facts["model"],
-        "recipe_name": facts["recipe"],
-        "recipe": facts["settings"],
-        "epochs": epochs,
-        "file_bytes": (folder / WEIGHTS_FILE).stat().st_size,
-        "hardware": facts["hardware"],
-        "versions": {name: version(name) for name in ("torch", "timm", "wszoo")},
-        "python": platform.python_version(),
-        "code": facts["code"],
+        **trained.results,
+        "recipe_hash": recipe_hash(settings),
+        "file_bytes": path.stat().st_size,
     }
 
 
@@ -136,51 +116,75 @@ def logits_of_ramp(model: nn.Module, pixels: int) -> list[float]:
     return [round(value, 4) for value in logits]
 
 
-def measure(model: nn.Module, weights: Weights, data: Path) -> dict[str, float]:
+def measure(model: nn.Module, weights: Weights, data: Path) -> Evaluation:
     """What ``wszoo eval`` will print for the exported file."""
     images = read_labelled_images(data, "val")
-    targets = targets_for(images, weights, weights.num_classes)
-    result = evaluate(model, images, targets)
-    return result.summary()
+    return evaluate(model, images, targets_for(images, weights, weights.num_classes))
+
+
+def add_measured(
+    results: dict[str, Any], found: Evaluation, model: nn.Module, weights: Weights, folder: Path
+) -> None:
+    """Put classes and CPU time into ``results``, and the picture of confusions into ``folder``."""
+    names = [name.split(",")[0] for name in weights.label_names()]
+    results["classes"] = classes_told(found.confusion, names)
+    results["measured"] = [cpu_time(model, weights)]
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_confusion(found.confusion.numpy(), names, folder / CONFUSION, title=weights.name)
+
+
+def measure_again(weights: Weights, data: Path) -> None:
+    """Add to published results what was not measured when they were published.
+
+    Raises:
+        ValueError: The accuracy is not the published one.
+    """
+    folder = CARDS / weights.name
+    results = read_results(folder)
+    model = timm.create_model(weights.name, pretrained=True)
+    found = measure(model, weights, data)
+    if (now := found.summary()) != results["evaluation"]:
+        raise ValueError(
+            f"{weights.name} has {now}, its results.json says {results['evaluation']}; measure "
+            f"with the versions it names, or on the data it was published with"
+        )
+    add_measured(results, found, model, weights, folder)
+    write_results(folder, results)
+
+
+def write_results(folder: Path, results: dict[str, Any]) -> None:
+    """Write results.json as it is read."""
+    text = json.dumps(results, indent=2) + "\n"
+    (folder / RESULTS).write_text(text, encoding="utf-8")
 
 
 def write_card_folder(weights: Weights, results: dict[str, Any]) -> Path:
-    """Card, config.json, results.json and curves."""
+    """Card, config.json, results.json and pictures."""
     folder = CARDS / weights.name
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    cfg = weights.pretrained_cfg(first_conv="conv1", classifier="fc").to_dict()
-    model = timm.create_model(
-        weights.model, num_classes=weights.num_classes, pretrained_cfg={**cfg, "file": None}
-    )
-    ours = {"formula": weights.formula, "sha256": weights.sha256, "dtype": weights.dtype}
-    config = {"label_names": weights.label_ids(), "wszoo": ours}
-    descriptions = dict(zip(weights.label_ids(), weights.label_names(), strict=True))
-    save_config_for_hf(
-        model,
-        str(folder / "config.json"),
-        model_config={**config, "label_descriptions": descriptions},
-    )
-    draw_curves(
-        {
-            "held-out top-1": [(row["epoch"], row["held_out_top1"]) for row in results["epochs"]],
-            "loss x 10": [(row["epoch"], 10 * row["loss"]) for row in results["epochs"]],
-        },
-        folder / "curves.png",
-        x_label="epoch",
-        y_label="top-1 (%), loss x 10",
-        title=weights.name,
-    )
-    (folder / "README.md").write_text(render_card(weights, results), encoding="utf-8")
+    write_config(folder, weights)
+    draw_training(gather(folder, results), weights.name, folder)
+    render(weights, folder, results)
     return folder
+
+
+def render(weights: Weights, folder: Path, results: dict[str, Any]) -> None:
+    """Write card and results.json, with what studies tell of the weights."""
+    for name, picture in study_pictures(folder).items():
+        shutil.copyfile(picture, folder / name)
+    results = gather(folder, results)
+    if not (folder / COST).exists():
+        draw_cost(results, weights.name, folder)
+        results = gather(folder, results)
+    write_results(folder, results)
+    (folder / CARD).write_text(render_card(weights, results), encoding="utf-8")
 
 
 def render_all() -> None:
     """Render the card of every record of our own again, and the README's table of weights."""
     for weights in (weights for weights in WEIGHTS if weights.origin is None):
         folder = CARDS / weights.name
-        text = render_card(weights, read_results(folder))
-        (folder / "README.md").write_text(text, encoding="utf-8")
+        render(weights, folder, read_results(folder))
     readme = CARDS.parent / "README.md"
     before, rest = readme.read_text(encoding="utf-8").split("<!-- weights -->\n")
     _, after = rest.split("<!-- /weights -->")
@@ -188,28 +192,50 @@ def render_all() -> None:
     readme.write_text(before + table + after, encoding="utf-8")
 
 
+def publish(run: Path, data: Path) -> tuple[Weights, Path]:
+    """Export a finished run, measure it, and write its card; the record and the card's folder.
+
+    Raises:
+        FileNotFoundError, ValueError: The run is not finished, or damaged.
+    """
+    trained = read_pretrained(run)
+    by_pixels = held_out_by_pixels(trained, data, run.parent / "cache")
+    pixels = max(by_pixels, key=lambda size: by_pixels[size])
+    weights, results = export(trained, pixels)
+    results["held_out_by_pixels"] = {str(size): share for size, share in by_pixels.items()}
+    model = load_exported(weights)
+    results["logits_of_ramp"] = logits_of_ramp(model, pixels)
+    found = measure(model, weights, data)
+    results["evaluation"] = found.summary()
+    add_measured(results, found, model, weights, CARDS / weights.name)
+    metrics = {key: results["evaluation"][key] for key in ("top1", "top5")}
+    weights = Weights(**{**asdict(weights), "metrics": {"Tiny ImageNet val": metrics}})
+    return weights, write_card_folder(weights, results)
+
+
 @click.command(cls=OneLineErrors)
 @click.argument("run", type=click.Path(path_type=Path, exists=True), required=False)
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="Tiny ImageNet.")
 @click.option("--cards", is_flag=True, help="Only render the cards and the README's table again.")
-def main(run: Path | None, data: Path | None, cards: bool) -> None:
+@click.option(
+    "--measure",
+    "name",
+    metavar="NAME",
+    callback=checked_by(check_trained),
+    help="Only measure these published weights again, and render.",
+)
+def main(run: Path | None, data: Path | None, cards: bool, name: str | None) -> None:
     """Publish the finished RUN, at the size at which held-out photos do best."""
-    if cards:
+    if name is not None and data is not None and not (cards or run):
+        measure_again(find(name), data)
         render_all()
-        return
-    if run is None or data is None:
-        raise click.UsageError("give RUN and --data, or --cards alone")
-    by_pixels = held_out_by_pixels(run, data)
-    pixels = max(by_pixels, key=lambda size: by_pixels[size])
-    weights, results = export(run, pixels)
-    results["held_out_by_pixels"] = by_pixels
-    model = load_exported(weights)
-    results["logits_of_ramp"] = logits_of_ramp(model, pixels)
-    results["evaluation"] = measure(model, weights, data)
-    metrics = {key: results["evaluation"][key] for key in ("top1", "top5")}
-    weights = Weights(**{**asdict(weights), "metrics": {"Tiny ImageNet val": metrics}})
-    folder = write_card_folder(weights, results)
-    click.echo(f"{folder}; the record:\n{weights}")
+    elif cards and not (run or name):
+        render_all()
+    elif run is not None and data is not None and name is None:
+        weights, folder = publish(run, data)
+        click.echo(f"{folder}; the record:\n{weights}")
+    else:
+        raise click.UsageError("give RUN and --data, --measure NAME and --data, or --cards alone")
 
 
 if __name__ == "__main__":

@@ -12,12 +12,15 @@ from pathlib import Path
 import click
 import torch
 
+from wszoo.card_cli import card
 from wszoo.convert_cli import convert
 from wszoo.data_cli import check_data_command
 from wszoo.describe import describe_variant, list_rows
 from wszoo.download_cli import confirm, download
 from wszoo.finetune_cli import finetune
+from wszoo.gallery_cli import gallery
 from wszoo.predict_cli import eval_command, predict
+from wszoo.push_cli import push
 from wszoo.shards_cli import shards
 from wszoo.terminal import (
     CHECK_FAILED,
@@ -193,7 +196,7 @@ def bench(model: str, against: str, rounds: int, threads: int | None, as_json: b
 
 
 for command in (
-    *(check_data_command, confirm, convert, download, eval_command),
-    *(finetune, predict, shards),
+    *(card, check_data_command, confirm, convert, download, eval_command),
+    *(finetune, gallery, predict, push, shards),
 ):
     main.add_command(command)

@@ -63,7 +63,7 @@ def answers(model: nn.Module, task: TaskName) -> torch.Tensor:
 def test_a_saved_net_is_loaded_with_the_same_answers(task: TaskName, tmp_path: Path) -> None:
     model, settings, facts = saved(task, tmp_path, trainable_stages=2)
 
-    loaded, read = load_finetuned(tmp_path)
+    loaded, read = load_finetuned(str(tmp_path))
 
     assert read == facts == read_facts(tmp_path / "model")
     assert (read.classes, read.class_ids, read.epoch) == (CLASSES, (7, 14), 3)

@@ -1,7 +1,6 @@
 """Cards beside weights that load otherwise than by ``timm.create_model`` and this package."""
 
-import re
-
+from wszoo.cards.text import slug
 from wszoo.conversion.report import Report
 
 _FOR_TIMM = """---
@@ -44,16 +43,12 @@ Licence of the weights: {license}.
 """
 
 
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
-
-
 def inference_card(report: Report) -> str:
     """The README.md of a conversion for plain timm."""
     card = report.card
     return _FOR_TIMM.format(
         license=report.license,
-        license_name=_slug(report.license),
+        license_name=slug(report.license),
         architecture=report.architecture,
         title=report.title,
         model=report.model,
@@ -103,7 +98,7 @@ def detector_card(report: Report) -> str:
     lacking = ", ".join(report.missing)
     return _DETECTOR.format(
         license=report.license,
-        license_name=_slug(report.license),
+        license_name=slug(report.license),
         architecture=report.architecture,
         title=report.title,
         call=report.call,

@@ -223,7 +223,7 @@ def read_weights(path: Path, facts: Facts) -> dict[str, Tensor]:
     return load_file(file)
 
 
-def load_finetuned(path: Path) -> tuple[nn.Module, Facts]:
+def load_finetuned(path: str | Path) -> tuple[nn.Module, Facts]:
     """A fine-tuned net in eval mode, and what it is.
 
     A detector takes a list of images ``(3, H, W)`` in 0..1, a segmenter a batch of them, a
@@ -236,6 +236,7 @@ def load_finetuned(path: Path) -> tuple[nn.Module, Facts]:
         FileNotFoundError: There is no finished run.
         ValueError: Weights or configuration are damaged.
     """
+    path = Path(path)
     facts = read_facts(path)
     weights = read_weights(path, facts)
     if facts.net.task == "classify":

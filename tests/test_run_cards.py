@@ -1,0 +1,255 @@
+"""Cards of finished runs, and folders that are ready to be pushed."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import yaml
+from PIL import Image
+
+from tests.photo_sets import write_classes, write_coco, write_masks
+from wszoo.cards.finetuned import finetuned_card
+from wszoo.cards.finetuned_folder import results_of
+from wszoo.cards.pretrained import finished_weights
+from wszoo.cards.run import write_record_card, write_run_card
+from wszoo.cards.words import Words
+from wszoo.finetune.data import DataSource
+from wszoo.finetune.defaults import settings_for
+from wszoo.finetune.outputs import load_finetuned, read_facts
+from wszoo.finetune.run import Conditions, fine_tune
+from wszoo.finetune.settings import TaskName
+from wszoo.training.checkpoint import save_checkpoint
+from wszoo.weights import WEIGHTS_FILE, find
+
+CARDS = Path(__file__).parents[1] / "model_cards"
+SMALL = "test_resnet_gn_ws.e3_tin200"
+WRITERS: dict[TaskName, Callable[..., Path]] = {
+    "classify": write_classes,
+    "detect": write_coco,
+    "segment": write_masks,
+}
+HEADS: dict[TaskName, str] = {"classify": "linear", "detect": "fcos", "segment": "semantic_fpn"}
+SAID = Words(name="mine", license="mit", data_license="CC0-1.0", data_name="Red & blue")
+FILES = {"README.md", "config.json", "results.json", WEIGHTS_FILE, "curves.png"}
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(card.split("---\n", 2)[1])
+    return content
+
+
+def run_snippets(card: str, folder: Path, scratch: Path) -> int:
+    """Run the Python of a card with its folder in the place of FOLDER."""
+    Image.new("RGB", (96, 80), (230, 30, 20)).save(scratch / "photo.jpg")
+    snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    for code in snippets:
+        assert code.startswith("import wszoo")
+        code = code.replace("FOLDER", str(folder)).replace("photo.jpg", str(scratch / "photo.jpg"))
+        exec(compile(code, "card", "exec"), {})
+    return len(snippets)
+
+
+@pytest.fixture(
+    scope="module",
+    params=["classify", *(pytest.param(t, marks=pytest.mark.slow) for t in ("detect", "segment"))],
+)
+def finished(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TaskName, Path]:
+    """A task, and the folder of a run that is not written to."""
+    torch.set_num_threads(1)
+    task: TaskName = request.param
+    root = tmp_path_factory.mktemp(task)
+    settings = replace(
+        settings_for(task, model=SMALL, head=HEADS[task], epochs=1, batch_size=2, image_size=64),
+        max_size=96,
+        scale=(0.8, 1.0),
+    )
+    source = DataSource(task=task, path=WRITERS[task](root / "data"))
+    fine_tune(settings, source, root / "run", conditions=Conditions(workers=0))
+    return task, root / "run"
+
+
+def test_a_fine_tuned_net_gets_a_folder_to_push(
+    finished: tuple[TaskName, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task, run = finished
+    output = tmp_path / "mine"
+
+    written = write_run_card(run, output, words=SAID)
+
+    card = (output / "README.md").read_text(encoding="utf-8")
+    assert set(written.files) == {path.name for path in output.iterdir()} >= FILES
+    assert "examples.png" not in written.files and written.missing == ()
+    shown = set(re.findall(r"!\[[^\]]*\]\(([^)]+)\)", card))
+    assert shown == {name for name in written.files if name.endswith(".png")}
+    assert run_snippets(card, output, tmp_path) == (3 if task == "classify" else 1)
+    assert load_finetuned(output)[1] == read_facts(run)
+
+
+def test_its_card_says_what_the_run_has_left(
+    finished: tuple[TaskName, Path], tmp_path: Path
+) -> None:
+    task, run = finished
+    write_run_card(run, tmp_path / "mine", words=SAID)
+    card, facts = (tmp_path / "mine" / "README.md").read_text(encoding="utf-8"), read_facts(run)
+    front, text = front_matter(card), " ".join(card.split())
+
+    best = {"classify": "held_out_top1", "detect": "box_ap", "segment": "miou"}[task]
+    (result,) = front["model-index"][0]["results"]
+    assert result["metrics"][0]["value"] == round(facts.metrics[best], 2)
+    assert result["dataset"]["name"] == "Red & blue"
+    assert (front["license_name"], front["model-index"][0]["name"]) == ("mit", "mine")
+    assert f"| sha256 | `{facts.sha256}` |" in card
+    assert f"| began with | `{SMALL}` (imagenet-research) |" in card
+    assert "whose licence, imagenet-research, goes on to hold. Data: CC0-1.0." in text
+    assert "fine-tuned with 2 images per step" in text
+    declared = json.loads((run / "run.json").read_text())
+    assert f"| code | {declared['code']} |" in card
+    assert f"| data digest | {declared['data']['digest']} |" in card
+    assert f"On {declared['data']['held_out']} held-out photos, by which epoch 1 of 1" in text
+    assert all(f"| `{key}` | {value} |" in card for key, value in (("lr", facts.settings.lr),))
+
+
+def test_what_nobody_said_is_said_to_be_missing(
+    finished: tuple[TaskName, Path], tmp_path: Path
+) -> None:
+    _, run = finished
+
+    written = write_run_card(run, tmp_path / "mine")
+
+    card = (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
+    assert len(written.missing) == 3 and "(--license)" in str(written)
+    assert "Weights: not stated." in card and "Data: not stated." in card
+    assert front_matter(card)["license_name"] == "imagenet-research"  # that of the backbone
+
+
+def test_photos_are_shown_only_if_asked_for(
+    finished: tuple[TaskName, Path], tmp_path: Path
+) -> None:
+    _, run = finished
+
+    write_run_card(run, tmp_path / "mine", examples=True)
+    assert "(examples.png)" in (tmp_path / "mine" / "README.md").read_text()
+
+    written = write_run_card(run, tmp_path / "mine")
+    assert "(examples.png)" not in (tmp_path / "mine" / "README.md").read_text()
+    assert "examples.png" not in written.files
+
+
+def test_without_a_folder_the_net_of_the_run_gets_the_card(
+    finished: tuple[TaskName, Path], tmp_path: Path
+) -> None:
+    _, run = finished
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("step-*"))
+    before = (copy / "model" / WEIGHTS_FILE).read_bytes()
+
+    assert write_run_card(copy).folder == copy / "model"
+    assert write_run_card(copy / "model").folder == copy / "model"
+
+    assert (copy / "model" / WEIGHTS_FILE).read_bytes() == before
+    assert (copy / "model" / "curves.png").exists()
+
+
+def test_a_net_with_batch_norm_is_not_said_to_be_without(
+    finished: tuple[TaskName, Path], tmp_path: Path
+) -> None:
+    _, run = finished
+    write_run_card(run, tmp_path / "mine")
+    facts = read_facts(run)
+    results = results_of(run, facts, tmp_path / "mine")
+    assert results["batch_norms"] == 0
+
+    card = finetuned_card(facts, results | {"batch_norms": 53}, Words())
+
+    assert "| BatchNorm layers | 53 |" in card
+    assert "no layer looks at other images" not in " ".join(card.split())
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "model.ckpt").write_text("mine")
+
+    with pytest.raises(FileExistsError, match=r"holds 'model\.ckpt', which is not part of a card"):
+        write_record_card(find(SMALL), CARDS, tmp_path)
+    with pytest.raises(FileExistsError, match="is a file; name a folder with -o"):
+        write_record_card(find(SMALL), CARDS, tmp_path / "model.ckpt")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["model.ckpt"]
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no fine-tuned net; name that of a finished"):
+        write_run_card(tmp_path)
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> Path:
+    """What a run of ``train.pretrain`` leaves that a card is made of."""
+    run = tmp_path / "run"
+    model = timm.create_model("test_resnet_gn_ws", num_classes=3)
+    save_checkpoint(run, 4, {"learner": {"model": model.state_dict(), "ema": None}})
+    recipe = {"phases": [[2, 32]], "batch_size": 8, "test_size": 32, "test_crop": 1.0, "seed": 0}
+    recipe |= {"held_out_per_class": 2, "start_tag": None}
+    facts = {"model": "test_resnet_gn_ws", "recipe": "smoke", "settings": recipe}
+    facts |= {"data": {"classes": 3, "photos": 120, "digest": "ab"}, "hardware": "1 CPU thread"}
+    (run / "run.json").write_text(json.dumps({**facts, "code": "0123abc"}))
+    rows = [
+        {"epoch": epoch, "step": 2 * epoch, "pixels": 32, "loss": 1.0 / epoch, "seconds": 9.0}
+        | {"held_out_top1": 40.0 * epoch, "held_out_top5": 100.0}
+        for epoch in (1, 2)
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return run
+
+
+def test_a_pretrained_net_gets_a_folder_to_push(pretrained: Path, tmp_path: Path) -> None:
+    written = write_run_card(pretrained, words=SAID)
+
+    folder = pretrained / "model"
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert written.folder == folder and set(written.files) == FILES | {"cost.png"}
+    assert run_snippets(card, folder, tmp_path) == 3
+    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).state_dict()
+    weights = finished_weights(pretrained)
+    assert all(torch.equal(loaded[key], weights[key]) for key in weights)
+    assert "| top-1 | 80.0 % | held-out photos, last epoch, 32 px, crop 1.0 |" in card
+    assert "chosen on 6 photos held out of the training set" in " ".join(card.split())
+    assert "python -m train.pretrain test_resnet_gn_ws --recipe smoke --data DIR --out RUN" in card
+    assert "Code 0123abc; torch" in card
+    assert "Weights: mit. Data: CC0-1.0." in card
+    metrics = front_matter(card)["model-index"][0]["results"][0]["metrics"]
+    assert [metric["value"] for metric in metrics] == [80.0, 100.0]
+    assert json.loads((folder / "results.json").read_text())["data"]["photos"] == 120
+
+
+def test_a_pretraining_run_that_has_not_ended_is_refused(pretrained: Path) -> None:
+    rows = (pretrained / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (pretrained / "metrics.jsonl").write_text(rows[0])
+
+    with pytest.raises(ValueError, match="has 1 of 2 epochs; repeat its command to go on"):
+        write_run_card(pretrained)
+
+
+def test_a_damaged_or_missing_checkpoint_is_named(pretrained: Path) -> None:
+    (pretrained / "step-00000004" / "state.pt").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="step-00000004 is damaged; repeat the run's command"):
+        write_run_card(pretrained)
+    shutil.rmtree(pretrained / "step-00000004")
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint; train it first"):
+        write_run_card(pretrained)
+
+
+def test_a_pretrained_net_of_others_gets_no_card(pretrained: Path) -> None:
+    text = (pretrained / "run.json").read_text()
+    (pretrained / "run.json").write_text(text.replace("test_resnet_gn_ws", "resnet10t"))
+
+    with pytest.raises(ValueError, match="trained 'resnet10t', which is not of this zoo"):
+        write_run_card(pretrained)

@@ -1,0 +1,244 @@
+"""The card of a finished run of ``wszoo finetune``."""
+
+from typing import Any
+
+from huggingface_hub import EvalResult
+
+from wszoo.cards import usage
+from wszoo.cards.text import (
+    CITATION,
+    WHY,
+    facts,
+    front_matter,
+    join,
+    paragraph,
+    pictures,
+    slug,
+    table,
+)
+from wszoo.cards.words import NOT_STATED, Words
+from wszoo.finetune.outputs import Facts
+from wszoo.finetune.report import CONFUSION, CURVES, EXAMPLES
+from wszoo.training.report import duration
+from wszoo.weights import Weights, record_of
+
+_LEARNING = "curves.png"
+_TASKS = {
+    "classify": ("image-classification", "accuracy", "classifier"),
+    "detect": ("object-detection", "mean_average_precision", "detector"),
+    "segment": ("image-segmentation", "mean_iou", "segmenter"),
+}
+_WS = ("weight-standardization", "group-normalization")
+_METRICS = {"top1": "top-1", "top5": "top-5", "miou": "mean IoU", "dice": "Dice"}
+_NO_SCORES = ("loss", "lr")
+_LIMITS = paragraph(
+    "For photos like those it learned from; it knows no others, and shares their biases. Not for "
+    "decisions about people. Not measured: robustness, calibration, fairness."
+)
+SHOWN = {
+    _LEARNING: "losses and metrics by epoch",
+    CONFUSION: "true class by answer",
+    CURVES: "precision and recall at an IoU of 0.5",
+    EXAMPLES: "best, median and worst photos: truth beside answer",
+}
+
+
+def finetuned_card(net: Facts, results: dict[str, Any], words: Words) -> str:
+    """The README.md of a fine-tuned net.
+
+    Args:
+        net: What it is.
+        results: What its ``results.json`` holds.
+        words: What a person says of it.
+    """
+    name = words.name or f"{net.net.architecture}-{net.net.head}"
+    base = record_of(net.settings.model) if net.settings.pretrained else None
+    scores = {
+        _plain(key): value
+        for key, value in net.metrics.items()
+        if "/" not in key and not key.endswith(_NO_SCORES)
+    }
+    sections = (
+        _summary(net, name, results, words),
+        WHY if net.net.formula and not results["batch_norms"] else "",
+        _usage(net, name),
+        _facts(net, results, base),
+        _results(net, scores, results),
+        _training(results),
+        f"## Intended use and limits\n\n{_LIMITS}",
+        _licences(words, base),
+        f"## Citation\n\n{paragraph(CITATION)}",
+    )
+    return _front_matter(net, name, scores, words, base) + join(sections)
+
+
+def _front_matter(
+    net: Facts, name: str, scores: dict[str, float], words: Words, base: Weights | None
+) -> str:
+    task, metric, _ = _TASKS[net.net.task]
+    data = words.data_name or "unnamed data"
+    inherits = base is not None and words.license == NOT_STATED
+    return front_matter(
+        name,
+        license=base.license if base is not None and inherits else words.license,
+        license_url=None,
+        results=[
+            EvalResult(
+                task_type=task,
+                dataset_name=data,
+                dataset_type=slug(data),
+                dataset_split="held-out",
+                metric_type=metric,
+                metric_name=f"{key} (%)",
+                metric_value=round(value, 2),
+            )
+            for key, value in scores.items()
+        ],
+        task=task,
+        library="timm" if net.net.task == "classify" else "pytorch",
+        tags=[*_WS * bool(net.net.formula), net.net.architecture],
+        metrics=[metric],
+        base_model=base.hub.partition("@")[0] if base and base.hub else None,
+    )
+
+
+def _summary(net: Facts, name: str, results: dict[str, Any], words: Words) -> str:
+    kind, data = _TASKS[net.net.task][2], words.data_name or "unnamed data"
+    photos = f"{results['data']['train']:,} photos of " if "data" in results else ""
+    images = net.settings.batch_size
+    text = paragraph(
+        f"A {kind} ({net.net.head}) over {net.net.architecture}, fine-tuned with {images} "
+        f"image{'s' * (images > 1)} per step on {photos}{data}. It tells {len(net.classes)} "
+        f"classes: {', '.join(net.classes)}."
+    )
+    return f"# {name}\n\n{text}"
+
+
+def _plain(key: str) -> str:
+    """What people call a metric."""
+    short = key.removeprefix("held_out_")
+    return _METRICS.get(short) or short.replace("_", " ").replace(" ap", " AP")
+
+
+def _usage(net: Facts, name: str) -> str:
+    if net.net.task != "classify":
+        return _usage_of_photos(net, name)
+    here, size = "local-dir:FOLDER", net.settings.image_size
+    labels = 'model.pretrained_cfg["label_names"][shares.argmax()]'
+    parts = (
+        "## Use",
+        usage.classify(here, len(net.classes), answer=labels),
+        usage.body(here, size),
+        usage.embed(here, size, None),
+        usage.places(name, hub=None, here=None),
+    )
+    return "\n\n".join(parts)
+
+
+_ANSWERS = {
+    "detect": """    found = model([photo])[0]
+for box, label, score in zip(found["boxes"], found["labels"], found["scores"]):
+    if label > 0 and score >= {min_score}:  # 0 is the background
+        print(facts.classes[label - 1], box.tolist(), float(score))""",
+    "segment": """    labels = model(photo[None]).argmax(1)[0]  # (H, W)
+print([facts.classes[label] for label in labels.unique()])""",
+}
+
+
+def _usage_of_photos(net: Facts, name: str) -> str:
+    answer = _ANSWERS[net.net.task].format(min_score=net.min_score or 0.5)
+    return f"""## Use
+
+FOLDER is a copy of this one: `hf download NAMESPACE/{name} --revision COMMIT --local-dir FOLDER`
+pins it, and needs no network later.
+
+```python
+import wszoo, torch
+from pathlib import Path
+from PIL import Image
+from torchvision.transforms.functional import to_tensor
+
+model, facts = wszoo.load_finetuned(Path("FOLDER"))
+photo = to_tensor(Image.open("photo.jpg").convert("RGB"))  # (3, H, W) in 0..1
+with torch.inference_mode():
+{answer}
+```
+
+On the command line:
+
+```console
+wszoo predict FOLDER photo.jpg --save pictures
+wszoo eval FOLDER --data DIR --split test
+wszoo finetune {net.net.task} --from FOLDER --data OTHER --out RUN
+```"""
+
+
+def _facts(net: Facts, results: dict[str, Any], base: Weights | None) -> str:
+    rows = {
+        "parameters": f"{results['parameters'] / 1e6:.2f} M",
+        "began with": _began_with(net, results, base),
+        "BatchNorm layers": results["batch_norms"],
+        "WS formula": net.net.formula,
+        "mean": net.net.mean,
+        "std": net.net.std,
+        "image size": f"{net.settings.image_size} px"
+        + (f", long side at most {net.settings.max_size} px" if net.net.task != "classify" else ""),
+        "file": f"{results['file_bytes']:,} bytes, F32",
+        "sha256": f"`{net.sha256}`",
+    }
+    return f"## Facts\n\n{facts(rows)}"
+
+
+def _began_with(net: Facts, results: dict[str, Any], base: Weights | None) -> str:
+    if results.get("start"):
+        return f"an earlier run, whose weights have the sha256 `{results['start']}`"
+    if not net.settings.pretrained:
+        return "random weights"
+    return (
+        f"`{base.name}` ({base.license})" if base else f"published weights of {net.settings.model}"
+    )
+
+
+def _results(net: Facts, scores: dict[str, float], results: dict[str, Any]) -> str:
+    count = results["data"]["held_out"] if "data" in results else None
+    by_class = [(_plain(key), value) for key, value in net.metrics.items() if "/" in key]
+    kept = f"epoch {net.epoch}" + (f" of {results['epochs']}" if "epochs" in results else "")
+    parts = (
+        "## Results",
+        table(
+            ("what", "result"),
+            [(key, f"{value:.2f} %") for key, value in (*scores.items(), *by_class)],
+        ),
+        paragraph(
+            f"On {f'{count:,} ' if count else ''}held-out photos, by which {kept} was chosen: on "
+            f"photos that decided nothing, expect a little less.",
+            "`wszoo eval FOLDER --data DIR` measures again.",
+        ),
+        pictures(SHOWN, results["pictures"]),
+        "Not measured: a test set, the same net with BatchNorm, spread over seeds, speed, energy.",
+    )
+    return "\n\n".join(filter(None, parts))
+
+
+def _training(results: dict[str, Any]) -> str:
+    told = {
+        "hardware": results.get("hardware"),
+        "time": duration(results["seconds"]) if "seconds" in results else None,
+        "starts": results.get("starts"),
+        "code": results.get("code"),
+        **results.get("versions", {}),
+        "data digest": results.get("data", {}).get("digest"),
+    }
+    settings = {f"`{key}`": value for key, value in results["settings"].items()}
+    return f"## Training\n\n{facts(told)}\n\nSettings:\n\n{facts(settings)}"
+
+
+def _licences(words: Words, base: Weights | None) -> str:
+    text = paragraph(
+        f"Weights: {words.license}.",
+        f"They began with {base.name}, whose licence, {base.license}, goes on to hold."
+        if base
+        else "",
+        f"Data: {words.data_license}.",
+    )
+    return f"## Licences\n\n{text}"

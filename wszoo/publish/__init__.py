@@ -1,0 +1,35 @@
+"""Publishing weights: a folder is checked, pushed whole, fetched back, and only then tagged.
+
+Example:
+    >>> from wszoo.publish import file_metadata
+    >>> net = {"model": "test_resnet_gn_ws", "tag": "e3_tin200", "formula": "jhu"}
+    >>> metadata = file_metadata(**net, settings={"lr": 0.02}, code="15640a")
+    >>> metadata["format"], metadata["code"], metadata["recipe_hash"][:12]
+    ('pt', '15640a', '9625919d6089')
+"""
+
+from wszoo.publish.collection import COLLECTION, collect
+from wszoo.publish.failures import VerificationError
+from wszoo.publish.folder import (
+    Publication,
+    PublishedFile,
+    check_folder,
+    file_metadata,
+    recipe_hash,
+)
+from wszoo.publish.upload import PushReport, check_repository, publish, push
+
+__all__ = [
+    "COLLECTION",
+    "Publication",
+    "PublishedFile",
+    "PushReport",
+    "VerificationError",
+    "check_folder",
+    "check_repository",
+    "collect",
+    "file_metadata",
+    "publish",
+    "push",
+    "recipe_hash",
+]

@@ -1,0 +1,230 @@
+"""What a folder of ``model_cards`` publishes, and what it must be before anything is sent."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wszoo.cards import render_card
+from wszoo.files import sha256_of
+from wszoo.verify import verify_file
+from wszoo.weights import ASSETS, WEIGHTS_FILE, Weights, read_metadata, record_of
+
+_TEXTS = ("README.md", "config.json", "results.json")
+_PICTURE = ".png"
+_PNG = b"\x89PNG\r\n\x1a\n"  # with which each begins
+_AGAIN = "write the folder again with `python -m train.publish`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedFile:
+    """A file as it is, or will be, in the repository.
+
+    Attributes:
+        name: In the repository, whose files lie side by side.
+        path: Where it lies here.
+        bytes: Its size.
+        sha256: Its digest.
+    """
+
+    name: str
+    path: Path
+    bytes: int
+    sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "bytes": self.bytes, "sha256": self.sha256}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    """A record and the files that publish it, all checked."""
+
+    weights: Weights
+    files: tuple[PublishedFile, ...]
+
+    @property
+    def weights_path(self) -> Path:
+        return next(file.path for file in self.files if file.name == WEIGHTS_FILE)
+
+
+def recipe_hash(settings: Mapping[str, Any]) -> str:
+    """Digest of a recipe's settings, whatever their order."""
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_metadata(
+    *, model: str, tag: str, formula: str, settings: Mapping[str, Any], code: str
+) -> dict[str, str]:
+    """What the header of a published file says of it, for whoever has nothing but the file.
+
+    Args:
+        settings: The recipe's, as ``results.json`` holds them under ``recipe``.
+        code: Commit of the code that trained it.
+    """
+    return {
+        "format": "pt",
+        "model": model,
+        "tag": tag,
+        "formula": formula,
+        "recipe_hash": recipe_hash(settings),
+        "code": code,
+    }
+
+
+def is_publishable(name: str) -> bool:
+    """Whether a folder of weights may hold a file of this name."""
+    return name in (*_TEXTS, WEIGHTS_FILE) or Path(name).suffix == _PICTURE
+
+
+def check_folder(folder: Path) -> Publication:
+    """Everything that ``folder`` publishes; no request is made.
+
+    Args:
+        folder: Named by a record, with its card, ``config.json``, ``results.json``, pictures, and
+            the weights, unless these are in the package.
+
+    Raises:
+        FileNotFoundError: It is not there, or a file is missing.
+        ValueError: A file does not agree with the record, or does not belong there.
+    """
+    weights = _record(folder)
+    paths = _files(folder, weights)
+    results = _read_json(paths["results.json"])
+    _check_config(paths["config.json"], weights)
+    _check_weights(paths[WEIGHTS_FILE], weights, results)
+    _check_card(paths, weights, results)
+    return Publication(
+        weights=weights,
+        files=tuple(
+            PublishedFile(name=name, path=path, bytes=path.stat().st_size, sha256=sha256_of(path))
+            for name, path in sorted(paths.items())
+        ),
+    )
+
+
+def _record(folder: Path) -> Weights:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}; name one of model_cards, such as MODEL.TAG")
+    name = folder.resolve().name
+    weights = record_of(name)
+    if weights is None or weights.name != name:
+        raise ValueError(
+            f"no record is named {name!r}, as the folder is, and only weights of this zoo are "
+            f"pushed; your own go with `hf upload NAMESPACE/NAME {folder}`"
+        )
+    if not re.fullmatch(r"[\w.+-]+", weights.license):
+        raise ValueError(
+            f"the licence of {name} is {weights.license!r}, and without one nobody may pass "
+            f"weights on; name it in the record, or leave them with their authors"
+        )
+    if weights.sha256 is None:
+        raise ValueError(f"the record of {name} has no sha256; run `wszoo confirm {name}` first")
+    return weights
+
+
+def _files(folder: Path, weights: Weights) -> dict[str, Path]:
+    """Where each file lies, by name."""
+    paths = {path.name: path for path in folder.iterdir()}
+    stray = sorted(name for name in paths if not (is_publishable(name) and paths[name].is_file()))
+    if stray:
+        raise ValueError(
+            f"{folder} holds {', '.join(stray)}; only {', '.join(_TEXTS)}, {WEIGHTS_FILE} and "
+            f"pictures (*{_PICTURE}) are published, never a pickle: move it elsewhere"
+        )
+    if weights.packaged:
+        if WEIGHTS_FILE in paths:
+            raise ValueError(
+                f"{folder} holds {WEIGHTS_FILE}, which is in the package already; delete this copy"
+            )
+        paths[WEIGHTS_FILE] = ASSETS / weights.name / WEIGHTS_FILE
+    for name in (*_TEXTS, WEIGHTS_FILE):
+        if name not in paths:
+            raise FileNotFoundError(f"{folder} lacks {name}; {_AGAIN}")
+    return paths
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+        reason = "no table of names"
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+    raise ValueError(f"{path} is not JSON as published: {reason}; {_AGAIN}")
+
+
+def _check_config(path: Path, weights: Weights) -> None:
+    config = _read_json(path)
+    ours, pretrained = config.get("wszoo"), config.get("pretrained_cfg")
+    found = {
+        "architecture": config.get("architecture"),
+        "num_classes": config.get("num_classes"),
+        **{f"wszoo.{key}": _entry(ours, key) for key in ("formula", "sha256", "dtype")},
+        **{
+            key: _entry(pretrained, key)
+            for key in ("input_size", "crop_pct", "interpolation", "mean", "std", "license")
+        },
+    }
+    for key, value in found.items():
+        field = "model" if key == "architecture" else key.rpartition(".")[2]
+        wanted = getattr(weights, field)
+        if value != (list(wanted) if isinstance(wanted, tuple) else wanted):
+            raise ValueError(
+                f"{path} says {key} {value!r}, the record of {weights.name} {wanted!r}; {_AGAIN}"
+            )
+
+
+def _entry(table: Any, key: str) -> Any:
+    return table.get(key) if isinstance(table, dict) else None
+
+
+def _check_weights(path: Path, weights: Weights, results: dict[str, Any]) -> None:
+    """Refuse a file that is another, folded or damaged, or that says something else of itself."""
+    verify_file(path, weights.name)
+    settings, code = results.get("recipe"), results.get("code")
+    if not isinstance(settings, dict) or not isinstance(code, str) or not code:
+        raise ValueError(
+            f"the results.json of {weights.name} names no recipe, or no code that trained it; "
+            f"{_AGAIN}"
+        )
+    stated, made = results.get("recipe_hash"), recipe_hash(settings)
+    if stated not in (None, made):
+        raise ValueError(
+            f"the results.json of {weights.name} says recipe_hash {stated!r}, its recipe makes "
+            f"{made!r}; {_AGAIN}"
+        )
+    wanted = file_metadata(
+        model=weights.model,
+        tag=weights.tag,
+        formula=weights.formula,
+        settings=settings,
+        code=code,
+    )
+    metadata = read_metadata(path)
+    for key, value in wanted.items():
+        # The first files were written without these two, which then stand in results.json alone.
+        is_optional = key in ("recipe_hash", "code") and key not in metadata
+        if not is_optional and metadata.get(key) != value:
+            raise ValueError(
+                f"{path} says {key} {metadata.get(key)!r} in its metadata, where record and "
+                f"results.json make {value!r}; {_AGAIN}"
+            )
+
+
+def _check_card(paths: dict[str, Path], weights: Weights, results: dict[str, Any]) -> None:
+    card = paths["README.md"]
+    text = card.read_text(encoding="utf-8")
+    if text != render_card(weights, results):
+        raise ValueError(f"{card} is not what its record and results.json render; run `make cards`")
+    for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
+        if name not in paths:
+            raise FileNotFoundError(f"{card} shows {name}, which is not beside it; {_AGAIN}")
+    for path in paths.values():
+        if path.suffix == _PICTURE and path.read_bytes()[: len(_PNG)] != _PNG:
+            raise ValueError(f"{path} is no PNG picture; {_AGAIN}")

@@ -1,0 +1,179 @@
+"""The command ``wszoo push``: weights of this zoo to the Hub."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from wszoo.terminal import BAD_DATA, CHECK_FAILED, STOPPED, OneLineErrors, as_json, fail, report
+from wszoo.weights import WEIGHTS
+
+if TYPE_CHECKING:
+    from wszoo.publish import Publication, PushReport
+
+NAMESPACE = "WSZOO_HUB_NAMESPACE"
+
+
+@click.command(cls=OneLineErrors)
+@click.argument(
+    "folder", required=False, metavar="[FOLDER]", type=click.Path(path_type=Path, file_okay=False)
+)
+@click.option(
+    "--repo",
+    "repository",
+    metavar="NAMESPACE/NAME",
+    help=f"The repository; ${NAMESPACE} and the folder's name where left out.",
+)
+@click.option("--all", "everything", is_flag=True, help="All weights of this zoo in FOLDER.")
+@click.option("--dry-run", is_flag=True, help="Check, and list what would be sent; send nothing.")
+@click.option("--private", is_flag=True, help="Make repositories that nobody else sees.")
+@click.option("--collection", metavar="SLUG", help="Put the weights into this one, too.")
+@click.option("--no-collection", is_flag=True, help="With --all: into no collection.")
+@click.option("--yes", is_flag=True, help="Do not ask; nothing is asked where no terminal is.")
+@as_json
+def push(
+    folder: Path | None,
+    repository: str | None,
+    everything: bool,
+    dry_run: bool,
+    private: bool,
+    collection: str | None,
+    no_collection: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Publish FOLDER, such as model_cards/MODEL.TAG, on the Hub.
+
+    One commit, which is fetched back, compared and then tagged; the record that pins it is
+    printed. With --all, FOLDER is the one that holds all of them (model_cards), and the weights get
+    into the collection "WS zoo". Repeating a push sends what changed, or what is missing.
+    """
+    if no_collection and (collection or not everything):
+        raise click.UsageError("--no-collection goes with --all, and not with --collection")
+    folders = _folders(folder, everything)
+    targets = [_target(each, repository, everything) for each in folders]
+    _say(f"checking {', '.join(each.name for each in folders)}")
+    from wszoo.publish import check_folder  # takes a second
+
+    publications = [check_folder(each) for each in folders]
+    if not dry_run and not yes:
+        _ask(targets, private)
+    reports = _push(publications, targets, dry_run=dry_run, private=private)
+    slug = None
+    if not dry_run and (collection or (everything and not no_collection)):
+        slug = _collect(reports, collection, private)
+    data = {"pushed": [each.to_json() for each in reports], "collection": slug}
+    lines = [*map(str, reports), *([f"collection {slug}"] if slug else [])]
+    report(as_json, data, lambda: "\n".join(lines))
+
+
+def _folders(folder: Path | None, everything: bool) -> list[Path]:
+    if everything:
+        home = folder or Path("model_cards")
+        return [home / weights.name for weights in WEIGHTS if weights.origin is None]
+    if folder is None:
+        raise click.UsageError("name a folder, such as model_cards/MODEL.TAG, or give --all")
+    return [folder]
+
+
+def _target(folder: Path, repository: str | None, everything: bool) -> str:
+    if repository and everything:
+        raise click.UsageError(f"--repo names one repository; with --all, set {NAMESPACE}")
+    namespace = os.environ.get(NAMESPACE)
+    if not repository and not namespace:
+        raise click.UsageError(
+            f"name the repository with --repo NAMESPACE/NAME, or set {NAMESPACE}"
+        )
+    from wszoo.publish import check_repository
+
+    try:
+        return check_repository(repository or f"{namespace}/{folder.resolve().name}")
+    except ValueError as error:
+        hint = "--repo" if repository else NAMESPACE
+        raise click.BadParameter(str(error), param_hint=hint) from error
+
+
+def _ask(targets: Sequence[str], private: bool) -> None:
+    """Go on if the user wants to, or where there is nobody to ask."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    who = "for you alone" if private else "for everyone"
+    try:
+        agreed = click.confirm(f"Publish {who}: {', '.join(targets)}?", err=True)
+    except click.Abort:  # Ctrl-C, or the end of input
+        agreed = False
+    if not agreed:
+        fail("stopped; nothing was published", STOPPED)
+
+
+def _push(
+    publications: Sequence["Publication"],
+    targets: Sequence[str],
+    *,
+    dry_run: bool,
+    private: bool,
+) -> list["PushReport"]:
+    """Push one after the other; what stops it says which are published and which are not."""
+    from wszoo.publish import VerificationError, publish
+
+    done: list[PushReport] = []
+    for publication, target in zip(publications, targets, strict=True):
+        try:
+            with _bars_on_terminals_only():
+                report = publish(publication, target, dry_run=dry_run, private=private, echo=_say)
+            done.append(report)
+        except VerificationError as error:
+            fail(f"{error}{_standing(done, targets)}", CHECK_FAILED)
+        except KeyboardInterrupt as stop:
+            told = str(stop) or f"stopped while pushing to {target}; repeat the command, it goes on"
+            fail(f"{told}{_standing(done, targets)}", STOPPED)
+        except (OSError, ValueError) as error:
+            fail(f"{error}{_standing(done, targets)}", BAD_DATA)
+    return done
+
+
+@contextmanager
+def _bars_on_terminals_only() -> Iterator[None]:
+    """The client draws its bars into log files, too."""
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    if sys.stderr.isatty() or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+def _standing(done: Sequence["PushReport"], targets: Sequence[str]) -> str:
+    """Of several: which are published, and which were not begun."""
+    if len(targets) == 1:
+        return ""
+    published = ", ".join(report.repository for report in done) or "none"
+    ahead = ", ".join(targets[len(done) + 1 :]) or "none"
+    return f"; of the others, published: {published}, not begun: {ahead}"
+
+
+def _collect(reports: Sequence["PushReport"], slug: str | None, private: bool) -> str:
+    from wszoo.publish import collect
+
+    _say("putting them into the collection")
+    pushed = [(report.name, report.repository) for report in reports]
+    try:
+        return collect(pushed, slug=slug, private=private)
+    except KeyboardInterrupt as stop:
+        fail(str(stop), STOPPED)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
