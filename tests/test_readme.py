@@ -24,8 +24,12 @@ COMMANDS = [
     if line.startswith("wszoo ")
 ]
 # They take minutes or files that are not here; their own tests run them on small ones.
-ONLY_PARSED = ("bench", "convert", "confirm", "finetune")
-OTHERS = {"bccd": "bccd", "runs/cells": "resnet18_gn_ws"}  # not here, and what is parsed instead
+ONLY_PARSED = ("bench", "convert", "confirm", "finetune", "gallery", "push")
+OTHERS = {
+    "bccd": "bccd",
+    "runs/cells": "resnet18_gn_ws",
+    "runs/clothes": "resnet18_gn_ws",
+}  # not here, and what is parsed instead
 
 
 @pytest.fixture(autouse=True)
