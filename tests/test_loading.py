@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
+from tests.hub_server import HubServer
 from wszoo import WSConv2d, WSFormula, WSResNet, fold
 from wszoo.files import sha256_of
 
@@ -375,7 +376,7 @@ def put_into_cache(net: nn.Module, cache: Path) -> Path:
     return repository / "snapshots" / COMMIT
 
 
-def test_a_pinned_repository_loads_from_the_hubs_cache(tmp_path: Path) -> None:
+def test_a_pinned_repository_loads_from_the_hubs_cache(tmp_path: Path, hub: HubServer) -> None:
     net = make_net(formula="bit")
     folder = put_into_cache(net, tmp_path)
     name = f"hf-hub:zoo/toy@{COMMIT}"
@@ -386,8 +387,9 @@ def test_a_pinned_repository_loads_from_the_hubs_cache(tmp_path: Path) -> None:
     assert timm.create_model(name, cache_dir=tmp_path).formula == net.formula
     with pytest.raises(ValueError, match="trained with the WS formula 'bit', not 'jhu'"):
         load(name, cache_dir=tmp_path, formula="jhu")
+    assert hub.requests == []
     (folder / "model.safetensors").write_text("<html>")
-    with pytest.raises(ValueError, match="is a web page"):
+    with pytest.raises(ValueError, match="is a web page .* fetching it a second time failed"):
         load(name, cache_dir=tmp_path)
 
 

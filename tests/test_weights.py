@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 import wszoo.weights
+from tests.hub_server import HubServer
 from wszoo.files import sha256_of
 from wszoo.weights import WEIGHTS_FILE, Weights, download, find, locate
 
@@ -58,14 +59,18 @@ def test_a_record_in_the_repository_only_says_what_to_set(
         locate(record)
 
 
-def test_a_file_in_the_hubs_cache_is_found_without_a_network(tmp_path: Path) -> None:
+def test_a_file_in_the_hubs_cache_is_found_without_a_network(
+    tmp_path: Path, hub: HubServer
+) -> None:
     snapshot = tmp_path / "models--zoo--toy" / "snapshots" / COMMIT
     record = make_record(make_file(snapshot / WEIGHTS_FILE), hub=f"zoo/toy@{COMMIT}")
 
     assert locate(record, cache_dir=tmp_path) == snapshot / WEIGHTS_FILE
+    assert hub.requests == []
 
     make_file(snapshot / WEIGHTS_FILE, other="file")
-    with pytest.raises(ValueError, match="damaged or another one"):
+    message = "damaged or another one; fetching it a second time failed: there is no repository"
+    with pytest.raises(ValueError, match=message):
         locate(record, cache_dir=tmp_path)
 
 

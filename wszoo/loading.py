@@ -10,10 +10,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
 from timm.models import PretrainedCfg, resolve_pretrained_cfg
 from torch import Tensor
 
+from wszoo.hub import CONFIG_FILE, fetch_config, fetch_weights, place_of
 from wszoo.layers import FORMULAS, WSFormula, formula_name, standardize_weight, to_formula
 from wszoo.weights import WEIGHTS_FILE, check_file, locate, read_header, read_metadata, record_of
 
@@ -43,12 +43,14 @@ def resolve_source(
 
     Raises:
         FileNotFoundError: The weights are nowhere to be found.
+        ConnectionError, TimeoutError, PermissionError: They could not be fetched.
         ValueError: They are damaged, folded, or were trained with another formula.
     """
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg, overlay)
     declared: str | None = None
     is_named = pretrained_cfg is None or isinstance(pretrained_cfg, str)
-    is_hub_overlay = bool((overlay or {}).get("hf_hub_id")) and not cfg.file
+    # Not the file of the variant's own tag, which timm would prefer.
+    is_hub_overlay = bool((overlay or {}).get("hf_hub_id")) and not (overlay or {}).get("file")
     if cfg.source in ("hf-hub", "local-dir") or is_hub_overlay:
         cfg, declared = _from_published_folder(cfg, pretrained, cache_dir)
     elif not is_named or any((overlay or {}).get(key) for key in _SOURCES):
@@ -110,21 +112,23 @@ def _from_published_folder(
     cfg: PretrainedCfg, pretrained: bool, cache_dir: str | Path | None
 ) -> tuple[PretrainedCfg, str | None]:
     """Read the ``wszoo`` key of a published config.json, which timm drops, and check the file."""
+    published: dict[str, Any]
     if cfg.source == "local-dir":
         folder = Path(cfg.file or "")
-        config, weights = folder / "config.json", folder / WEIGHTS_FILE
+        published = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     else:
-        repository, _, revision = (cfg.hf_hub_id or "").partition("@")
-        where: dict[str, Any] = {"revision": revision or None, "cache_dir": cache_dir}
-        config = Path(hf_hub_download(repository, "config.json", **where))
-        if pretrained:
-            weights = Path(hf_hub_download(repository, WEIGHTS_FILE, **where))
-    published: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+        place = place_of(cfg.hf_hub_id or "", cache_dir=cache_dir)
+        place, published = fetch_config(place, asked_before=cfg.source == "hf-hub")
     ours: dict[str, str] = published.get("wszoo", {})
     formula = ours.get("formula") or published.get("model_args", {}).get("formula")
     if not pretrained:
         return cfg, formula
-    check_file(weights, sha256=ours.get("sha256"), dtype=ours.get("dtype"))
+    sha256, dtype = ours.get("sha256"), ours.get("dtype")
+    if cfg.source == "local-dir":
+        weights = folder / WEIGHTS_FILE
+        check_file(weights, sha256=sha256, dtype=dtype)
+    else:  # of the commit that the configuration is from
+        weights = fetch_weights(place, sha256=sha256, dtype=dtype)
     declared = _declared_by_file(str(weights)) or formula
     return dataclasses.replace(cfg, source=None, file=str(weights)), declared
 

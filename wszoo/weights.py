@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from wszoo.hub import fetch_weights, place_of
 from wszoo.origin import ORIGIN_FILE, cache_root, check_converted, converted
 from wszoo.weights_file import (
     WEIGHTS_FILE,
@@ -77,18 +78,15 @@ def locate(
 
     Raises:
         FileNotFoundError: The record is in none of these places.
-        ConnectionError: It could not be fetched.
+        ConnectionError, TimeoutError: It could not be fetched.
+        PermissionError: It may not be fetched, or the cache not be written.
         ValueError: The file is there and is not the one that was published.
     """
     if (path := _present(weights)) is None:
         if weights.hub:
-            from huggingface_hub import hf_hub_download  # only where a download is meant
-
-            repository, _, commit = weights.hub.partition("@")
-            path = Path(
-                hf_hub_download(repository, WEIGHTS_FILE, revision=commit, cache_dir=cache_dir)
-            )
-        elif weights.origin:
+            place = place_of(weights.hub, name=weights.name, cache_dir=cache_dir)
+            return fetch_weights(place, sha256=weights.sha256, dtype=weights.dtype)
+        if weights.origin:
             path = converted(weights, cache_root(cache_dir), accept_unverified=accept_unverified)
         else:
             raise FileNotFoundError(_nowhere(weights))
