@@ -1,4 +1,4 @@
-.PHONY: check test format cards wheel release
+.PHONY: studies-check check test format cards wheel release
 
 check:  ## Everything that reads the code without running it
 	ruff check
@@ -12,6 +12,9 @@ test:  ## The fast tests; `pytest -m slow` runs the others
 format:  ## Rewrite the code as `make check` wants it
 	ruff check --fix
 	ruff format
+
+studies-check:  ## Compare the figures and pages of the studies with their results
+	python -m train.studies.check
 
 cards:  ## Render the model cards again from the records
 	python -m train.publish --cards

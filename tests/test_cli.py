@@ -55,6 +55,7 @@ COMMANDS = {
     "confirm": ["confirm", SMALL, "--data", "DATA"],
     "finetune": ["finetune", "classify", "--data", "DATA", "--out", "FOLDER"],
     "lint": ["lint", SMALL],
+    "invariance": ["invariance", SMALL, "--batch", "2", "--pixels", "40"],
     "card": ["card", SMALL],
     "gallery": ["gallery", "test*", "-o", "FOLDER"],
     "push": ["push", CARD, "--repo", "tester/small", "--dry-run"],

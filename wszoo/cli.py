@@ -19,6 +19,7 @@ from wszoo.describe import describe_variant, list_rows
 from wszoo.download_cli import confirm, download
 from wszoo.finetune_cli import finetune
 from wszoo.gallery_cli import gallery
+from wszoo.invariance_cli import invariance
 from wszoo.predict_cli import eval_command, predict
 from wszoo.push_cli import push
 from wszoo.shards_cli import shards
@@ -197,6 +198,6 @@ def bench(model: str, against: str, rounds: int, threads: int | None, as_json: b
 
 for command in (
     *(card, check_data_command, confirm, convert, download, eval_command),
-    *(finetune, gallery, predict, push, shards),
+    *(finetune, gallery, invariance, predict, push, shards),
 ):
     main.add_command(command)

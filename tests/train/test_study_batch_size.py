@@ -54,6 +54,11 @@ def write_rows_of(out: Path, rows: list[Row]) -> None:
         append_row(out / RESULTS, row)
 
 
+@pytest.fixture(autouse=True)
+def locks_of_a_test_go_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of 16 images in place of minutes; everything else as it is."""
@@ -165,7 +170,7 @@ def test_the_page_says_where_ours_does_not_win_and_what_seeds_do_not_tell(tmp_pa
 
     text = page(tmp_path)
 
-    assert "- 1 per step: GN+WS (40.1 ± 0.2 %) leads before BN (10.1 ± 0.2 %)" in text
+    assert "- 1 per step: GN+WS (40.1 ± 0.2 %) leads; next is BN (10.1 ± 0.2 %)" in text
     assert "difference 30.0 ± 0.0." in text
     assert "- 2 per step: GN+WS (45.0 %) **does not win** against BN (50.0 %)" in text
     tie = next(line for line in text.splitlines() if line.startswith("- 64 per step"))
@@ -180,7 +185,7 @@ def test_the_figures_show_the_rows_and_their_intervals(tmp_path: Path) -> None:
 
     found = plots(tmp_path)
     line = found["error"].series[0]
-    assert (line.name, line.x, line.y) == ("BN", [1, 64], [49.0, 49.0])
+    assert (line.name, line.x, line.y) == ("BN", [64, 1], [49.0, 49.0])
     assert line.half == pytest.approx([4.303 / 3**0.5] * 2)
     assert found["error"].series[1].y == [48.0, 48.0] and found["error"].series[1].dashed
     assert found["cpu_minutes"].series[0].x == pytest.approx([1 + 4 / 64, 5])

@@ -27,7 +27,7 @@ def scores(runs: Sequence[Row], kind: str, batch: int, measure: str) -> list[flo
 
 
 def _errors(runs: Sequence[Row], kind: str, measure: str, name: str) -> Series | None:
-    found = {size: scores(runs, kind, size, measure) for size in _SIZES}
+    found = {size: scores(runs, kind, size, measure) for size in reversed(_SIZES)}
     intervals = {size: interval([100 - top1 for top1 in s]) for size, s in found.items() if s}
     if not intervals:
         return None
@@ -60,7 +60,7 @@ def plots(out: Path) -> dict[str, Plot]:
         return {}
     lines = [_errors(runs, kind, "top1_eval", KINDS[kind].label) for kind in KINDS]
     lines += [
-        _errors(runs, kind, "top1_train_mode", f"{KINDS[kind].label}, batch's own")
+        _errors(runs, kind, "top1_train_mode", f"{KINDS[kind].label}, by its batch")
         for kind in _BATCH_NORMS
     ]
     costs = [_minutes(runs, kind) for kind in KINDS]
@@ -71,6 +71,7 @@ def plots(out: Path) -> dict[str, Plot]:
             y_label="top-1 error on test photos, %",
             series=[line for line in lines if line],
             x_log2=True,
+            x_falling=True,
             note=f"ResNet-20 at 32 pixels, {_counted(runs)}. Bars: 95 % intervals over seeds. "
             "Dashed: the same nets asked in training mode, by the statistics of the batch.",
         ),
@@ -133,7 +134,7 @@ def _finding(runs: Sequence[Row], size: int) -> str | None:
     theirs = f"{KINDS[best].label} ({others[best]} %)"
     gap = _paired(runs, size, best)
     told = "" if gap.half is not None and abs(gap.mean) > gap.half else ", not told apart by seeds"
-    verdict = "leads before" if ours.mean > others[best].mean else "**does not win** against"
+    verdict = "leads; next is" if ours.mean > others[best].mean else "**does not win** against"
     return f"- {size} per step: GN+WS ({ours} %) {verdict} {theirs}; difference {gap}{told}."
 
 
@@ -186,7 +187,7 @@ In eval mode, mean and 95 % interval over seeds (Student's t; chance is {chance:
 ## How much of BatchNorm's loss is the mismatch
 
 The same nets asked in training mode: a test photo is normalized by its batch, of as many photos as
-a step of the training had. What is above the table before is what running statistics lost.
+a step of the training had. Where this is higher than above, running statistics lost it.
 
 {train_table}
 

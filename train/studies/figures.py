@@ -71,7 +71,9 @@ class Plot:
         y_label: With the unit; written above the axis.
         series: Lines.
         x_log2: Space x by powers of two.
+        x_falling: Let x fall from left to right.
         y_log: Space y by powers of ten.
+        y_from_zero: Begin y at zero, which may cut a bar.
         joined: Draw lines between the points.
         note: Below the title: how much was run, and what the bars are.
     """
@@ -81,7 +83,9 @@ class Plot:
     y_label: str
     series: Sequence[Series] = field(default_factory=tuple)
     x_log2: bool = False
+    x_falling: bool = False
     y_log: bool = False
+    y_from_zero: bool = False
     joined: bool = True
     note: str = ""
 
@@ -192,6 +196,10 @@ def _tidy(axes: "Axes", plot: Plot) -> None:
     axes.tick_params(colors=MUTED, labelsize=10, length=0)
     axes.tick_params(axis="x", length=4)
     axes.margins(x=0.03, y=0.08)
+    if plot.y_from_zero:
+        axes.set_ylim(bottom=0)
+    if plot.x_falling:
+        axes.invert_xaxis()
 
 
 def _name_ends(
@@ -218,7 +226,7 @@ def _name_ends(
             fontsize=_SIZE,
             va="center",
             parse_math=False,
-            arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.8, "shrinkB": 3},
+            arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.8, "relpos": (0, 0.5)},
         )
 
 

@@ -44,7 +44,7 @@ KINDS = {
 }
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """Two convolutions beside a shortcut without parameters, option A of the ResNet paper."""
 
     def __init__(self, kind: Kind, channels_in: int, channels: int, stride: int) -> None:
@@ -82,7 +82,7 @@ def make_net(kind: str, classes: int, seed: int) -> nn.Sequential:
     before = WIDTHS[0]
     for channels in WIDTHS:
         for _ in range(BLOCKS):
-            layers.append(_Block(chosen, before, channels, 2 if channels != before else 1))
+            layers.append(Block(chosen, before, channels, 2 if channels != before else 1))
             before = channels
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes)]
     net = nn.Sequential(*layers)

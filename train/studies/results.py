@@ -51,7 +51,7 @@ def provenance(module: str) -> dict[str, Any]:
     return {
         "command": " ".join(["python", "-m", module, *map(_unrooted, sys.argv[1:])]),
         "code": code_version(),
-        "sources": sources(module),
+        "sources": sources(),
         "torch": torch.__version__,
         "timm": version("timm"),
         "python": platform.python_version(),
@@ -64,11 +64,10 @@ def _unrooted(word: str) -> str:
     return Path(word).name if word.startswith("/") else word
 
 
-def sources(module: str) -> str:
-    """Digest of the layers, the shared parts of the studies and the study itself."""
+def sources() -> str:
+    """Digest of the layers, and of the nets, photos and training of the studies."""
     shared = Path(__file__).parent
-    own = ROOT / Path(*module.split(".")).with_suffix(".py")
-    files = [*sorted((ROOT / "wszoo" / "layers").glob("*.py")), own]
+    files = [*sorted((ROOT / "wszoo" / "layers").glob("*.py"))]
     files += [shared / name for name in ("nets.py", "photos.py", "learn.py", "grid.py")]
     digest = hashlib.sha256()
     for file in files:

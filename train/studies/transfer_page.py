@@ -111,12 +111,9 @@ def _verdict(ours: Sequence[float], theirs: Sequence[float], label: str) -> str:
     return f"published GN+WS and {label} are not told apart by these seeds ({told})"
 
 
-def write_page(out: Path) -> None:
-    """Draw the figures and write the page of the results in ``out``."""
+def page(out: Path) -> str:
+    """The page of the results in ``out``."""
     rows, _ = read_rows(out / RESULTS)
-    if not rows:
-        return
-    write_figures(out, plots(out))
     sections = [
         _section(rows, name, task)
         for name, task in TASKS.items()
@@ -124,14 +121,19 @@ def write_page(out: Path) -> None:
     ]
     commits = ", ".join(dict.fromkeys(row["code"] for row in rows))
     versions = ", ".join(dict.fromkeys(f"torch {r['torch']}, timm {r['timm']}" for r in rows))
-    text = "\n\n".join(
-        [
-            "# Transfer at small batches",
-            "Backbones fine-tuned with few photos per step, as `wszoo finetune` does it, and the "
-            "same net from random weights.\nMade by `python -m train.study_transfer`; every figure "
-            f"is in [{RESULTS}]({RESULTS}) with its settings, seed and loss.",
-            *sections,
-            f"Code {commits}; {versions}.",
-        ]
-    )
-    replace_file(out / PAGE, (text + "\n").encode())
+    parts = [
+        "# Transfer at small batches",
+        "Backbones fine-tuned with few photos per step, as `wszoo finetune` does it, and the same "
+        "net from random weights.\nMade by `python -m train.study_transfer`; every figure is in "
+        f"[{RESULTS}]({RESULTS}) with its settings, seed and loss.",
+        *sections,
+        f"Code {commits}; {versions}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_page(out: Path) -> None:
+    """Draw the figures and write the page of the results in ``out``, if there are any."""
+    if read_rows(out / RESULTS)[0]:
+        write_figures(out, plots(out))
+        replace_file(out / PAGE, page(out).encode())
