@@ -47,6 +47,7 @@ COMMANDS = {
     "predict": ["predict", SMALL, "PHOTO"],
     "eval": ["eval", SMALL, "--data", "DATA"],
     "verify": ["verify", "FILE"],
+    "export": ["export", SMALL, "-o", "NEW.pt2"],
     "fold": ["fold", SMALL, "-o", "NEW"],
     "shards": ["shards", "make", "DATA", "-o", "FOLDER"],
     "check-data": ["check-data", "--task", "classify", "--data", "DATA"],
@@ -69,6 +70,7 @@ OWN_TESTS = (
     "convert",
     "confirm",
     "finetune",
+    "export",
 )  # with files made there
 
 

@@ -24,7 +24,7 @@ COMMANDS = [
     if line.startswith("wszoo ")
 ]
 # They take minutes or files that are not here; their own tests run them on small ones.
-ONLY_PARSED = ("bench", "convert", "confirm", "finetune", "gallery", "push")
+ONLY_PARSED = ("bench", "convert", "confirm", "export", "finetune", "gallery", "push")
 OTHERS = {
     "bccd": "bccd",
     "runs/cells": "resnet18_gn_ws",

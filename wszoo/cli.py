@@ -17,6 +17,7 @@ from wszoo.convert_cli import convert
 from wszoo.data_cli import check_data_command
 from wszoo.describe import describe_variant, list_rows
 from wszoo.download_cli import confirm, download
+from wszoo.export_cli import export
 from wszoo.finetune_cli import finetune
 from wszoo.gallery_cli import gallery
 from wszoo.invariance_cli import invariance
@@ -198,6 +199,6 @@ def bench(model: str, against: str, rounds: int, threads: int | None, as_json: b
 
 for command in (
     *(card, check_data_command, confirm, convert, download, eval_command),
-    *(finetune, gallery, invariance, predict, push, shards),
+    *(export, finetune, gallery, invariance, predict, push, shards),
 ):
     main.add_command(command)

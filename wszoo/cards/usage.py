@@ -64,7 +64,8 @@ def features(
     """Feature maps, and where ``name`` is ``registered`` a detector and a segmenter over them."""
     heads = f"""
 
-detector = wszoo.detection.faster_rcnn("{name}", num_classes=3)  # the background counts
+# A detector counts the background among its classes.
+detector = wszoo.detection.faster_rcnn("{name}", num_classes=3)
 segmenter = wszoo.segmentation.semantic_fpn("{name}", num_classes=11)"""
     return f"""Feature maps, for detectors and segmenters:
 

@@ -86,7 +86,9 @@ def average_cells(x: Tensor, size: int) -> Tensor:
         ``(N, C, size, size)``.
     """
     rows = _cell_weights(x.shape[-2], size, x)
-    columns = rows if x.shape[-1] == x.shape[-2] else _cell_weights(x.shape[-1], size, x)
+    # A graph that is exported has to hold for other sizes, too.
+    is_square = not torch.compiler.is_exporting() and x.shape[-1] == x.shape[-2]
+    columns = rows if is_square else _cell_weights(x.shape[-1], size, x)
     return rows @ x @ columns.T
 
 
@@ -102,6 +104,6 @@ def _cell_weights(length: int, cells: int, like: Tensor) -> Tensor:
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """``x`` at another height and width, bilinear; ``x`` itself where it has them already."""
-    if tuple(x.shape[-2:]) == tuple(size):
+    if not torch.compiler.is_exporting() and tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
