@@ -11,8 +11,8 @@ import timm
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.layers.standardizations import CHANGES, GRAPHS, image, live, make_layer, standardizations
 from wszoo.layers import (
     FORMULAS,
     FrozenWSConv2d,
@@ -20,48 +20,8 @@ from wszoo.layers import (
     WSConv2d,
     fold,
     freeze,
-    standardize_weight,
     unfreeze,
 )
-
-
-class Standardizations(TorchDispatchMode):
-    """Counts how often a kernel is standardized: nothing else here takes a vector norm."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        self.count += func.overloadpacket.__name__ == "linalg_vector_norm"
-        return func(*args, **(kwargs or {}))
-
-
-def standardizations(run: Callable[[], object]) -> int:
-    with Standardizations() as counter:
-        run()
-    return counter.count
-
-
-def make_layer(formula: str = "jhu") -> WSConv2d:
-    """Of filters small enough for the formulas to differ."""
-    layer = WSConv2d(16, 8, 3, padding=1, formula=formula)
-    with torch.no_grad():
-        layer.weight.mul_(1e-2)
-    return layer
-
-
-def image(dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(1)).to(dtype)
-
-
-def live(layer: WSConv2d, x: Tensor) -> Tensor:
-    """What the layer should compute, from its raw kernel and nothing else."""
-    with torch.no_grad():
-        kernel = standardize_weight(layer.weight.detach(), layer.formula)
-        return nn.functional.conv2d(x, kernel, layer.bias, layer.stride, layer.padding)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -90,6 +50,16 @@ def test_a_kernel_is_standardized_in_the_first_pass_only() -> None:
     assert standardizations(lambda: layer.train()(image())) == 0
 
 
+def test_the_steps_of_other_layers_cost_a_frozen_one_nothing() -> None:
+    net = nn.Sequential(freeze(make_layer()), nn.Conv2d(8, 2, 1))
+    optimizer = torch.optim.SGD(net[1].parameters(), lr=0.1)
+    net.train()(image()).sum().backward()
+
+    optimizer.step()
+
+    assert standardizations(lambda: net(image())) == 0
+
+
 def test_the_state_dict_holds_the_raw_kernel_alone() -> None:
     layer = make_layer()
     raw = copy.deepcopy(layer.state_dict())
@@ -101,44 +71,12 @@ def test_the_state_dict_holds_the_raw_kernel_alone() -> None:
     make_layer().load_state_dict(layer.state_dict())
 
 
-def _load(layer: WSConv2d, *, assign: bool = False) -> None:
-    layer.load_state_dict(WSConv2d(16, 8, 3).state_dict(), assign=assign)
-
-
-def _set_data(layer: WSConv2d) -> None:
-    layer.weight.data = torch.randn(8, 16, 3, 3)
-
-
-def _replace(layer: WSConv2d) -> None:
-    layer.weight = nn.Parameter(torch.randn(8, 16, 3, 3), requires_grad=False)
-
-
-def _write(layer: WSConv2d) -> None:
-    layer.weight[3].normal_()
-
-
 def _write_data_and_freeze(layer: WSConv2d) -> None:
     layer.weight.data[3].normal_()
     freeze(layer)
 
 
-def _set_formula(layer: WSConv2d) -> None:
-    layer.formula = FORMULAS["bcn"]
-
-
-@pytest.mark.parametrize("change", [
-    _load,
-    lambda layer: _load(layer, assign=True),
-    _write,
-    _set_data,
-    _replace,
-    _write_data_and_freeze,
-    _set_formula,
-    lambda layer: layer.half().float(),  # may well come to lie where it lay before
-    lambda layer: layer.to(memory_format=torch.channels_last),
-    lambda layer: layer.to_empty(device="meta").to_empty(device="cpu").reset_parameters(),
-], ids=["load", "assign", "write", "data", "replace", "freeze again", "formula", "half and back",
-        "layout", "empty"])  # fmt: skip
+@pytest.mark.parametrize("change", [*CHANGES.values(), _write_data_and_freeze])
 def test_whatever_happens_to_the_kernel_is_noticed(change: Callable[[Any], object]) -> None:
     layer = freeze(make_layer())
     layer(image())
@@ -297,19 +235,6 @@ def test_copies_carry_no_kept_kernel(again: Callable[[WSConv2d], WSConv2d]) -> N
     assert torch.equal(twin(image()), live(layer, image()))
 
 
-def _exported(layer: nn.Module) -> Callable[[Tensor], Tensor]:
-    return torch.export.export(layer, (image(),)).module()
-
-
-GRAPHS: dict[str, Callable[[nn.Module], Callable[[Tensor], Tensor]]] = {
-    "script": torch.jit.script,
-    "trace": lambda layer: torch.jit.trace(layer, image()),
-    "fx": torch.fx.symbolic_trace,
-    "compile": lambda layer: torch.compile(layer, backend="eager", fullgraph=True),
-    "export": _exported,
-}
-
-
 @pytest.mark.parametrize("capture", GRAPHS.values(), ids=GRAPHS.keys())
 def test_graphs_compute_the_same_before_and_after_a_kernel_is_changed(
     capture: Callable[[nn.Module], Callable[[Tensor], Tensor]],
@@ -321,7 +246,7 @@ def test_graphs_compute_the_same_before_and_after_a_kernel_is_changed(
 
     torch.testing.assert_close(graph(image()), live(layer, image()), rtol=1e-5, atol=1e-5)
     assert torch.equal(layer(image()), live(layer, image()))
-    if capture is _exported:  # holds parameters of its own
+    if capture is GRAPHS["export"]:  # holds parameters of its own
         return
     layer.weight.normal_()
     torch.testing.assert_close(graph(image()), live(layer, image()), rtol=1e-5, atol=1e-5)

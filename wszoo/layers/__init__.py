@@ -1,6 +1,8 @@
 """Weight-standardized convolutions, the norms that go behind them, and module surgery."""
 
+from wszoo.layers.accumulation import Once, standardized_once
 from wszoo.layers.freezing import FrozenWSConv2d, freeze, unfreeze
+from wszoo.layers.kept import keep_kernels, refresh
 from wszoo.layers.norm import BatchChannelNorm, EstimatedBatchNorm, GroupNorm, groups_for
 from wszoo.layers.surgery import (
     Report,
@@ -27,6 +29,7 @@ __all__ = [
     "EstimatedBatchNorm",
     "FrozenWSConv2d",
     "GroupNorm",
+    "Once",
     "Report",
     "WSConv2d",
     "WSFormula",
@@ -37,9 +40,12 @@ __all__ = [
     "freeze",
     "groups_for",
     "is_folded",
+    "keep_kernels",
+    "refresh",
     "refuse_folded",
     "standardize_convs",
     "standardize_weight",
+    "standardized_once",
     "to_formula",
     "to_group_norm",
     "unfreeze",

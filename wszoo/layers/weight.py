@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wszoo.layers.kept import PASSING, KeepingConv2d
+
 # Stands in for divisor times length of constant filters where that divides; far below any real one.
 _TINY = 1e-25
 _batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
@@ -90,6 +92,25 @@ def _composite(filters: Tensor, unbiased: bool, eps: float, eps_inside: bool) ->
     return rows.reshape(filters.shape)
 
 
+class Measured(NamedTuple):
+    """Standardized filters, and the statistics that their gradient takes."""
+
+    filters: Tensor
+    mean: Tensor
+    length: Tensor
+    divisor: Tensor
+
+
+def _measure(filters: Tensor, formula: WSFormula) -> Measured:
+    rows = filters.reshape(filters.shape[0], -1)
+    root_freedom = (rows.shape[1] - int(formula.unbiased)) ** 0.5
+    mean = rows.mean(1, True)
+    centred = rows - mean
+    length = torch.linalg.vector_norm(centred, 2, 1, True)  # of a filter, as a vector
+    divisor = _divisor(length / root_freedom, formula)
+    return Measured(centred.div_(divisor).view(filters.shape), mean, length, divisor)
+
+
 class _StandardizeFilters(torch.autograd.Function):
     """Filters standardized in few sweeps over memory, with the gradient in closed form.
 
@@ -99,27 +120,22 @@ class _StandardizeFilters(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, filters: Tensor, formula: WSFormula) -> Tensor:
-        rows = filters.reshape(filters.shape[0], -1)
-        root_freedom = (rows.shape[1] - int(formula.unbiased)) ** 0.5
-        mean = rows.mean(1, True)
-        centred = rows - mean
-        length = torch.linalg.vector_norm(centred, 2, 1, True)  # of a filter, as a vector
-        divisor = _divisor(length / root_freedom, formula)
+    def forward(ctx: Any, filters: Tensor, formula: WSFormula, measured: Measured | None) -> Tensor:
+        result, *statistics = _measure(filters, formula) if measured is None else measured
         ctx.formula = formula
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(filters, mean, length, divisor)
-        return centred.div_(divisor).view(filters.shape)
+        ctx.save_for_backward(filters, *statistics)
+        return result if measured is None else result.detach()  # a tensor of its own in each graph
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None, None]:
         if grad is None:
-            return None, None
+            return None, None, None
         filters, mean, length, divisor = ctx.saved_tensors
         formula: WSFormula = ctx.formula
         if torch.is_grad_enabled():  # create_graph: the saved statistics carry no graph
             again = _composite(filters, *formula)
-            return torch.autograd.grad(again, filters, grad, create_graph=True)[0], None
+            return torch.autograd.grad(again, filters, grad, create_graph=True)[0], None, None
         # With c = filter - mean, d the divisor and n the fan-in, the gradient is
         #     1 / d * (grad - mean(grad) - c * sum(c * grad) * q / n),
         # where q = n / (freedom * d * deviation), or n / (freedom * d * d) with eps inside.
@@ -145,32 +161,55 @@ class _StandardizeFilters(torch.autograd.Function):
             0.0,
             [True, False, False],
         )
-        return result.view(filters.shape), None
+        return result.view(filters.shape), None, None
 
 
 def _standardize_filters(filters: Tensor, formula: WSFormula) -> Tensor:
     if torch._C._are_functorch_transforms_active():  # torch.func differentiates by itself
         return _composite(filters, *formula)
-    result: Tensor = _StandardizeFilters.apply(filters, formula)
+    result: Tensor = _StandardizeFilters.apply(filters, formula, None)
     return result
 
 
-def _standardize(weight: Tensor, unbiased: bool, eps: float, eps_inside: bool) -> Tensor:
+def _is_nhwc(weight: Tensor) -> bool:
+    return not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def _filters(weight: Tensor) -> Tensor:
     # Half precision cannot hold the statistics; double must not lose them.
     exact = weight if weight.dtype == torch.float64 else weight.float()
     # Whichever way the weight lies in memory, its filters are rows of a view: nothing is copied.
-    is_nhwc = not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
-    filters = exact.permute(0, 2, 3, 1) if is_nhwc else exact
+    return exact.permute(0, 2, 3, 1) if _is_nhwc(weight) else exact
+
+
+def _kernel(filters: Tensor, weight: Tensor) -> Tensor:
+    laid_out = filters.permute(0, 3, 1, 2) if _is_nhwc(weight) else filters
+    return laid_out.to(weight.dtype)
+
+
+def _standardize(weight: Tensor, unbiased: bool, eps: float, eps_inside: bool) -> Tensor:
+    filters = _filters(weight)
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
         result = _composite(filters, unbiased, eps, eps_inside)
     else:
         result = _standardize_filters(filters, WSFormula(unbiased, eps, eps_inside))
-    if is_nhwc:
-        result = result.permute(0, 3, 1, 2)
-    return result.to(weight.dtype)
+    return _kernel(result, weight)
 
 
 torch.fx.wrap("_standardize")  # symbolic tracing keeps it as one call
+
+
+def measure(weight: Tensor, formula: WSFormula) -> tuple[Tensor, Measured]:
+    """The standardized kernel, without a graph, and what ``connect`` takes to make it one."""
+    with torch.no_grad():
+        measured = _measure(_filters(weight), formula)
+        return _kernel(measured.filters, weight), measured
+
+
+def connect(weight: Tensor, formula: WSFormula, measured: Measured) -> Tensor:
+    """The kernel that ``measure`` found, with a gradient that reaches ``weight``."""
+    result: Tensor = _StandardizeFilters.apply(_filters(weight), formula, measured)
+    return _kernel(result, weight)
 
 
 def _require_fan_in(weight_shape: torch.Size) -> None:
@@ -206,11 +245,17 @@ def standardize_weight(weight: Tensor, formula: str | WSFormula = "jhu") -> Tens
     return _standardize(weight, *to_formula(formula))
 
 
-class WSConv2d(nn.Conv2d):
-    """``nn.Conv2d`` that standardizes its kernel on every forward pass.
+class WSConv2d(KeepingConv2d):
+    """``nn.Conv2d`` that standardizes its kernel.
 
     Its state dict is that of ``nn.Conv2d``: the raw kernel is what is trained, stored and
-    published; the standardized one exists inside ``forward`` only.
+    published.
+
+    The kernel is standardized in every forward pass of training. In eval mode, where no gradient
+    of it is asked for, it is standardized once and kept until the weight changes. Writes that
+    PyTorch does not notice, such as those in place through ``weight.data`` or a NumPy array, need a
+    call of ``wszoo.refresh``. ``wszoo.layers.keep_kernels`` turns keeping off, which gives back
+    the memory. Compiled, exported, traced and scripted nets keep nothing; ``fold`` is for those.
 
     Args:
         formula: A name in ``FORMULAS`` or a ``WSFormula``; it belongs to the weights.
@@ -232,12 +277,17 @@ class WSConv2d(nn.Conv2d):
         """A standardized convolution that shares the parameters and settings of ``conv``."""
         _require_fan_in(conv.weight.shape)
         twin = cls.__new__(cls)
-        twin.__dict__ = conv.__dict__.copy()
+        twin.__dict__ = {k: v for k, v in conv.__dict__.items() if k not in PASSING}
         twin.formula = to_formula(formula)
         return twin
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self._standardized(), self.bias)
+        kernel: Tensor | None = None
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            kernel = self._ready()
+        if kernel is None:
+            kernel = self._standardized()
+        return self._conv_forward(x, kernel, self.bias)
 
     def _standardized(self) -> Tensor:
         formula = self.formula
@@ -249,9 +299,9 @@ class WSConv2d(nn.Conv2d):
         ``timm.utils.reparameterize_model`` calls it, too.
         """
         conv = nn.Conv2d.__new__(nn.Conv2d)
-        conv.__dict__ = {k: v for k, v in self.__dict__.items() if k != "formula"} | {
-            "folded": True
-        }
+        conv.__dict__ = {
+            k: v for k, v in self.__dict__.items() if k not in ("formula", "keep_kernel", *PASSING)
+        } | {"folded": True}
         conv._parameters = dict(self._parameters)
         with torch.no_grad():
             kernel = standardize_weight(self.weight, self.formula)

@@ -12,7 +12,7 @@ from timm.utils import ModelEmaV3
 from timm.utils.agc import adaptive_clip_grad
 from torch import Tensor, nn
 
-from wszoo.layers import refuse_folded
+from wszoo.layers import refuse_folded, standardized_once
 from wszoo.training.distributed import Ranks
 
 Batch = Any  # whatever the loss understands
@@ -81,6 +81,8 @@ class Learner:
         replica = self.ranks.replicate(model)
         self._forward: nn.Module = torch.compile(replica) if compiled else replica  # type: ignore[assignment]
         self._replica = replica
+        # A single pass has nothing to share; a compiled one shares nothing.
+        self._shares_kernels = accumulation_steps > 1 and not compiled
         self._scaler = torch.amp.GradScaler(
             self.ranks.device.type, enabled=self.dtype is torch.float16
         )
@@ -137,19 +139,21 @@ class Learner:
     def _backward(self, micro_batches: Iterable[Batch], loss: Loss) -> Tensor:
         """Leave the mean gradient in the parameters; return the mean loss of this rank."""
         values: list[Tensor] = []
-        for count, batch in enumerate(micro_batches, 1):
-            last = count == self.accumulation_steps
-            # DDP adds up over the ranks only where a step follows.
-            waiting = nullcontext() if last or self.ranks.size == 1 else self._replica.no_sync()  # type: ignore[operator]
-            with waiting:
-                with self.autocast():
-                    value = loss(self._forward, batch) / self.accumulation_steps
-                self._scaler.scale(value).backward()
-            values.append(value.detach())
-        if len(values) != self.accumulation_steps:
-            raise ValueError(
-                f"a step takes {self.accumulation_steps} micro-batches, it was given {len(values)}"
-            )
+        with standardized_once(self.model) if self._shares_kernels else nullcontext() as once:
+            for count, batch in enumerate(micro_batches, 1):
+                last = count == self.accumulation_steps
+                # DDP adds up over the ranks only where a step follows.
+                if last and once is not None and self.ranks.size > 1:
+                    once.settle()
+                waiting = nullcontext() if last or self.ranks.size == 1 else self._replica.no_sync()  # type: ignore[operator]
+                with waiting:
+                    with self.autocast():
+                        value = loss(self._forward, batch) / self.accumulation_steps
+                    self._scaler.scale(value).backward()
+                values.append(value.detach())
+            if len(values) != self.accumulation_steps:
+                given = f"it was given {len(values)}"
+                raise ValueError(f"a step takes {self.accumulation_steps} micro-batches, {given}")
         return torch.stack(values).sum()
 
     def _gradient_norm(self) -> Tensor:
