@@ -1,6 +1,7 @@
 """What every test starts from, and which tests a machine cannot run."""
 
 import shutil
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -33,6 +34,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         for marker in missing.intersection(mark.name for mark in item.iter_markers()):
             item.add_marker(pytest.mark.skip(reason=needs[marker]))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible() -> None:
+    """Ctrl-C works in tests and in what they start, also where the runner itself ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
