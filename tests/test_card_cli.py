@@ -12,6 +12,7 @@ from wszoo.card_cli import card
 from wszoo.finetune.defaults import settings_for
 from wszoo.finetune.models import build
 from wszoo.finetune.outputs import save_output
+from wszoo.publish import check_folder
 from wszoo.weights import WEIGHTS_FILE, find
 
 SMALL = "test_resnet_gn_ws.e3_tin200"
@@ -68,8 +69,47 @@ def test_a_record_is_written_to_a_folder_that_timm_loads(tmp_path: Path) -> None
     assert run(SMALL, "-o", output, "--json").exit_code == 0  # again, over it
 
 
+def test_a_record_that_is_written_to_a_folder_is_one_to_push(tmp_path: Path) -> None:
+    run(SMALL, "-o", tmp_path / SMALL)
+
+    publication = check_folder(tmp_path / SMALL)
+
+    assert publication.weights == find(SMALL)
+    assert (tmp_path / SMALL / WEIGHTS_FILE).exists()
+
+
+def test_the_help_says_how_either_folder_gets_to_the_hub() -> None:
+    text = " ".join(run("--help").stdout.split())
+
+    assert "of RUN (RUN/model by default) goes to the Hub with `hf upload NAMESPACE/NAME" in text
+    assert "ready to be pushed" not in text
+
+
+def test_the_folder_of_published_weights_is_told_to_be_no_run() -> None:
+    result = run(CARDS / SMALL)
+
+    assert result.exit_code == 3
+    assert result.stderr == (
+        f"wszoo: {CARDS / SMALL} holds no run, but published weights; their card is that of the "
+        f"name: `wszoo card {SMALL}`\n"
+    )
+
+
+def test_a_licence_that_promises_more_than_that_of_the_base_is_refused(
+    finished: Path, tmp_path: Path
+) -> None:
+    result = run(finished, "--license", "cc0-1.0", "-o", tmp_path / "out")
+
+    assert result.exit_code == 3
+    assert result.stderr == (
+        f"wszoo: 'cc0-1.0' cannot be the licence of weights that began with {SMALL}, whose "
+        f"licence, imagenet-research, goes on to hold; leave --license out\n"
+    )
+    assert not [*(tmp_path / "out").iterdir()]
+
+
 def test_a_run_is_written_into_its_own_folder(finished: Path) -> None:
-    result = run(finished, "--license", "mit", "--json")
+    result = run(finished, "--json")
 
     assert result.exit_code == 0, result.output
     written = json.loads(result.stdout)
@@ -79,7 +119,10 @@ def test_a_run_is_written_into_its_own_folder(finished: Path) -> None:
         "--data-license)",
         "--data-name)",
     ]
-    assert "Weights: mit." in (finished / "model" / "README.md").read_text()
+    assert (
+        "Weights: imagenet-research. They began with"
+        in (finished / "model" / "README.md").read_text()
+    )
     assert str(finished / "model") in run(finished).stdout
 
 

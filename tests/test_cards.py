@@ -15,7 +15,7 @@ from PIL import Image
 from train.recipes import RECIPES
 from wszoo.cards import published, read_results, render_card
 from wszoo.cards.data_sets import data_set_of
-from wszoo.cards.results import TOPICS, gather, study_pictures
+from wszoo.cards.results import TOPICS, gather, recipe_hash, study_pictures
 from wszoo.cards.size import activations
 from wszoo.weights import ASSETS, WEIGHTS, WEIGHTS_FILE, Weights, find
 
@@ -114,6 +114,27 @@ def test_a_card_shows_the_pictures_beside_it_and_no_others(weights: Weights) -> 
     shown = set(re.findall(r"!\[[^\]]*\]\(([^)]+)\)", card))
     assert shown == {path.name for path in (CARDS / weights.name).glob("*.png")}
     assert {"curves.png", "cost.png"} <= shown
+
+
+@every_weights
+def test_a_card_names_the_recipe_and_the_code_that_made_its_weights(weights: Weights) -> None:
+    results = read_results(CARDS / weights.name)
+    card = (CARDS / weights.name / "README.md").read_text(encoding="utf-8")
+
+    assert f"| recipe hash | `{recipe_hash(results['recipe'])}` |" in card
+    assert f"\nCode {results['code']}; torch" in card
+
+
+def test_a_card_of_a_net_with_batch_channel_norm_says_so() -> None:
+    weights = replace(SMALL, model="resnet50_bcn_ws")
+
+    card = render_card(weights, read_results(CARDS / SMALL.name))
+
+    assert "batch-channel-normalization" in front_matter(card)["tags"]
+    assert "group-normalization" not in front_matter(card)["tags"]
+    assert "by statistics of the batch" in words(card)
+    assert "no layer looks at other images" not in words(card)
+    assert "arXiv:1911.09738" in card
 
 
 @every_weights

@@ -41,7 +41,10 @@ def test_the_card_of_converted_weights_says_by_whose_word(weights: Weights) -> N
     for scores in weights.metrics.values():
         for value in scores.values():
             assert f"| {value:.2f} % | published by the authors, not measured here" in card
-    assert "model-index" not in front_matter(card)
+    assert not {"model-index", "license", "license_name"} & front_matter(card).keys()
+    tags = front_matter(card)["tags"]
+    assert ("batch-channel-normalization" in tags) == ("bcn" in weights.name)
+    assert ("group-normalization" in tags) == ("bcn" not in weights.name)
     assert "Their authors stated none for them: ask before you publish copies." in text
     assert ("Batch-Channel Normalization](" in text) == ("bcn" in weights.name)
     if not weights.metrics:

@@ -2,9 +2,11 @@
 
 import io
 import re
+import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from click.testing import CliRunner
 import wszoo
 from train import release
 from train.release import ReleaseError, check_sdist, check_wheel, install_and_run, to_do
-from wszoo.weights import WEIGHTS, WEIGHTS_FILE
+from wszoo.weights import WEIGHTS, WEIGHTS_FILE, find
 
 ROOT = Path(__file__).parents[1]
 INFO = f"wszoo-{wszoo.__version__}.dist-info"
@@ -136,17 +138,80 @@ def test_the_release_runs_the_demo_unless_it_is_quick() -> None:
 
 
 def test_a_person_is_told_what_is_left_to_do() -> None:
-    lines = to_do(Path("dist/a.tar.gz"), Path("dist/b.whl"))
+    new = replace(find("test_resnet_gn_ws"), hub=None)
+
+    lines = to_do(Path("dist/a.tar.gz"), Path("dist/b.whl"), records=[new])
 
     text = "\n".join(lines)
     version = wszoo.__version__
-    for words in (
-        f"git tag -a v{version}",
-        "twine upload dist/a.tar.gz dist/b.whl",
+    in_order = [
         "export WSZOO_HUB_NAMESPACE=",
         "wszoo push --all --dry-run && wszoo push --all",
-    ):
-        assert words in text
+        "into wszoo/weights_table.py",
+        "make cards test",
+        "git commit",
+        "make release",
+        f"git tag -a v{version}",
+        "twine upload dist/a.tar.gz dist/b.whl",
+    ]
+    assert sorted(in_order, key=text.index) == in_order
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert ("CHANGELOG.md" in text) == (f"## [{version}]" not in changelog)
-    assert text.index("git tag") < text.index("twine upload") < text.index("wszoo push")
+    assert text.index("git commit") > text.find("CHANGELOG.md")
+
+
+def test_weights_that_are_pinned_are_not_pushed_again() -> None:
+    pinned = replace(find("test_resnet_gn_ws"), hub="me/net@0123")
+
+    lines = to_do(Path("a.tar.gz"), Path("b.whl"), records=[pinned])
+
+    assert not any("wszoo push" in line for line in lines)
+    assert lines[-1] == "twine upload a.tar.gz b.whl"
+
+
+def test_an_unpacked_sdist_is_told_that_it_is_no_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(ROOT / "CHANGELOG.md", tmp_path)
+    monkeypatch.setattr(release, "ROOT", tmp_path)
+
+    lines = to_do(Path("a.tar.gz"), Path("b.whl"))
+
+    assert f"{tmp_path} is no git checkout: do all of this in one, and begin anew there" in lines
+
+
+@pytest.fixture
+def builder(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that a stand-in for ``build`` makes."""
+    names = [f"wszoo-{wszoo.__version__}.tar.gz", f"wszoo-{wszoo.__version__}-py3-none-any.whl"]
+
+    def make(words: Sequence[str], *, cwd: Path, capture: bool = False) -> str:
+        for name in names:
+            (Path(words[words.index("--outdir") + 1]) / name).write_text("new")
+        return ""
+
+    monkeypatch.setattr(release, "_run", make)
+    return names
+
+
+def test_building_replaces_its_own_archives_and_nothing_else(
+    builder: list[str], tmp_path: Path
+) -> None:
+    kept = [tmp_path / "wszoo-0.0.0.tar.gz", tmp_path / "wszoo-notes.txt"]
+    for path in (*kept, tmp_path / builder[0]):
+        path.write_text("old")
+
+    built = release.build(tmp_path)
+
+    assert [path.name for path in built] == builder
+    assert all(path.read_text() == "new" for path in built)
+    assert all(path.read_text() == "old" for path in kept)
+
+
+def test_a_build_of_another_version_is_refused(builder: list[str], tmp_path: Path) -> None:
+    wanted, builder[:] = builder[0], ["wszoo-9.tar.gz"]
+
+    with pytest.raises(ReleaseError, match=f"{wanted} was not built, but wszoo-9.tar.gz; see"):
+        release.build(tmp_path)
+
+    assert not [*tmp_path.iterdir()]

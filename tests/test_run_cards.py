@@ -1,4 +1,4 @@
-"""Cards of finished runs, and folders that are ready to be pushed."""
+"""Cards of finished runs, and their folders for the Hub."""
 
 import json
 import re
@@ -15,14 +15,17 @@ import yaml
 from PIL import Image
 
 from tests.photo_sets import write_classes, write_coco, write_masks
+from wszoo.cards import text
 from wszoo.cards.finetuned import finetuned_card
 from wszoo.cards.finetuned_folder import results_of
-from wszoo.cards.pretrained import finished_weights
+from wszoo.cards.licences import NONE_STATED, licence_of, link_of, on_hub, told
+from wszoo.cards.pretrained import finished_weights, pretrained_card
 from wszoo.cards.run import write_record_card, write_run_card
 from wszoo.cards.words import Words
 from wszoo.finetune.data import DataSource
 from wszoo.finetune.defaults import settings_for
-from wszoo.finetune.outputs import load_finetuned, read_facts
+from wszoo.finetune.models import build
+from wszoo.finetune.outputs import load_finetuned, read_facts, save_output
 from wszoo.finetune.run import Conditions, fine_tune
 from wszoo.finetune.settings import TaskName
 from wszoo.training.checkpoint import save_checkpoint
@@ -36,7 +39,7 @@ WRITERS: dict[TaskName, Callable[..., Path]] = {
     "segment": write_masks,
 }
 HEADS: dict[TaskName, str] = {"classify": "linear", "detect": "fcos", "segment": "semantic_fpn"}
-SAID = Words(name="mine", license="mit", data_license="CC0-1.0", data_name="Red & blue")
+SAID = Words(name="mine", data_license="CC0-1.0", data_name="Red & blue")
 FILES = {"README.md", "config.json", "results.json", WEIGHTS_FILE, "curves.png"}
 
 
@@ -106,7 +109,10 @@ def test_its_card_says_what_the_run_has_left(
     (result,) = front["model-index"][0]["results"]
     assert result["metrics"][0]["value"] == round(facts.metrics[best], 2)
     assert result["dataset"]["name"] == "Red & blue"
-    assert (front["license_name"], front["model-index"][0]["name"]) == ("mit", "mine")
+    assert front["model-index"][0]["name"] == "mine"
+    assert (front["license"], front["license_name"]) == ("other", "imagenet-research")
+    assert front["license_link"] == "https://www.image-net.org/download.php"
+    assert "top-5" not in card  # of two classes
     assert f"| sha256 | `{facts.sha256}` |" in card
     assert f"| began with | `{SMALL}` (imagenet-research) |" in card
     assert "whose licence, imagenet-research, goes on to hold. Data: CC0-1.0." in text
@@ -126,9 +132,10 @@ def test_what_nobody_said_is_said_to_be_missing(
     written = write_run_card(run, tmp_path / "mine")
 
     card = (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
-    assert len(written.missing) == 3 and "(--license)" in str(written)
-    assert "Weights: not stated." in card and "Data: not stated." in card
+    assert len(written.missing) == 2 and "(--data-license)" in str(written)
+    assert "Data: not stated." in card and "unnamed" not in card
     assert front_matter(card)["license_name"] == "imagenet-research"  # that of the backbone
+    assert "model-index" not in front_matter(card)
 
 
 def test_photos_are_shown_only_if_asked_for(
@@ -174,6 +181,64 @@ def test_a_net_with_batch_norm_is_not_said_to_be_without(
     assert "no layer looks at other images" not in " ".join(card.split())
 
 
+def test_a_net_with_batch_channel_norm_says_so(tmp_path: Path) -> None:
+    settings = settings_for("classify", model="resnet50_bcn_ws", image_size=64, pretrained=False)
+    save_output(
+        tmp_path / "run",
+        build(settings, 6),
+        settings,
+        classes=tuple("abcdef"),
+        class_ids=tuple("abcdef"),
+        epoch=1,
+        metrics={"held_out_top1": 50.0, "held_out_top5": 90.0},
+    )
+
+    write_run_card(tmp_path / "run", words=replace(SAID, license="Apache-2.0"))
+
+    card = (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
+    front = front_matter(card)
+    assert {"weight-standardization", "batch-channel-normalization"} <= {*front["tags"]}
+    assert "group-normalization" not in front["tags"] and front["license"] == "apache-2.0"
+    assert "by statistics of the batch" in " ".join(card.split())
+    assert "no layer looks at other images" not in " ".join(card.split())
+    assert "| BatchChannelNorm layers | 53 |" in card and "| BatchNorm layers |" not in card
+    assert "| top-5 | 90.00 % |" in card  # of six classes
+
+
+@pytest.mark.parametrize(
+    ("said", "identifier"),
+    [
+        ("CC0-1.0", "cc0-1.0"),
+        ("GPL-3.0-or-later", "gpl-3.0"),
+        ("ODbL-1.0", "odbl"),
+        ("imagenet-research", None),
+        ("other", None),
+    ],
+)
+def test_licences_have_the_names_of_the_hub(said: str, identifier: str | None) -> None:
+    assert on_hub(said) == identifier
+
+
+def test_weights_begun_with_those_that_nobody_licensed_have_no_licence() -> None:
+    base = replace(find(SMALL), license=NONE_STATED)
+
+    assert licence_of(Words(), base) is None and link_of(base) is None
+    assert told(Words(), base).endswith("stated none: ask them before you publish copies.")
+    with pytest.raises(ValueError, match=f"'mit' cannot be .* {SMALL}, which have no licence; lea"):
+        licence_of(Words(license="mit"), base)
+
+
+def test_a_licence_that_the_hub_does_not_know_is_named_without_a_link() -> None:
+    front = front_matter(card_front("My own, 2"))
+
+    assert (front["license"], front["license_name"]) == ("other", "my-own-2")
+    assert "license_link" not in front
+
+
+def card_front(license: str) -> str:
+    return text.front_matter("mine", license=license, license_url=None, results=())
+
+
 def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "model.ckpt").write_text("mine")
 
@@ -211,7 +276,7 @@ def pretrained(tmp_path: Path) -> Path:
 
 
 def test_a_pretrained_net_gets_a_folder_to_push(pretrained: Path, tmp_path: Path) -> None:
-    written = write_run_card(pretrained, words=SAID)
+    written = write_run_card(pretrained, words=replace(SAID, license="MIT"))
 
     folder = pretrained / "model"
     card = (folder / "README.md").read_text(encoding="utf-8")
@@ -224,10 +289,48 @@ def test_a_pretrained_net_gets_a_folder_to_push(pretrained: Path, tmp_path: Path
     assert "chosen on 6 photos held out of the training set" in " ".join(card.split())
     assert "python -m train.pretrain test_resnet_gn_ws --recipe smoke --data DIR --out RUN" in card
     assert "Code 0123abc; torch" in card
-    assert "Weights: mit. Data: CC0-1.0." in card
-    metrics = front_matter(card)["model-index"][0]["results"][0]["metrics"]
-    assert [metric["value"] for metric in metrics] == [80.0, 100.0]
+    assert "Weights: MIT. Data: CC0-1.0." in card
+    front = front_matter(card)
+    assert front["license"] == "mit" and not {"license_name", "license_link"} & front.keys()
+    (metric,) = front["model-index"][0]["results"][0]["metrics"]
+    assert metric["value"] == 80.0 and "top-5" not in card  # of three classes
     assert json.loads((folder / "results.json").read_text())["data"]["photos"] == 120
+
+
+def test_what_nobody_said_of_a_pretrained_net_is_left_out(pretrained: Path) -> None:
+    written = write_run_card(pretrained)
+
+    card = (written.folder / "README.md").read_text(encoding="utf-8")
+    assert len(written.missing) == 3
+    assert not {"license", "license_name", "model-index"} & front_matter(card).keys()
+    assert "Weights: not stated. Data: not stated." in card and "unnamed" not in card
+    config = json.loads((written.folder / "config.json").read_text())
+    assert "not stated" not in str(config)
+
+
+def test_a_pretrained_net_inherits_the_licence_of_what_it_began_with(pretrained: Path) -> None:
+    text = (pretrained / "run.json").read_text()
+    tag = SMALL.partition(".")[2]
+    declared = text.replace('"start_tag": null', f'"start_tag": "{tag}"')
+    (pretrained / "run.json").write_text(declared)
+
+    with pytest.raises(ValueError, match=f"'mit' cannot be .* {SMALL}, whose licence, imagenet-re"):
+        write_run_card(pretrained, words=replace(SAID, license="mit"))
+    written = write_run_card(pretrained, words=SAID)
+
+    card = (written.folder / "README.md").read_text(encoding="utf-8")
+    assert front_matter(card)["license_name"] == "imagenet-research"
+    assert f"They began with {SMALL}, whose licence" in " ".join(card.split())
+
+
+def test_a_pretrained_net_with_batch_channel_norm_says_so(pretrained: Path) -> None:
+    write_run_card(pretrained, words=SAID)
+    results = json.loads((pretrained / "model" / "results.json").read_text())
+
+    card = pretrained_card(replace(find(SMALL), model="resnet50_bcn_ws"), results, SAID)
+
+    assert "batch-channel-normalization" in front_matter(card)["tags"]
+    assert "no layer looks at other images" not in " ".join(card.split())
 
 
 def test_a_pretraining_run_that_has_not_ended_is_refused(pretrained: Path) -> None:

@@ -6,6 +6,7 @@ there, and prints what a person with accounts has to run. Nothing is published b
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -19,7 +20,7 @@ import click
 
 from wszoo import __version__
 from wszoo.terminal import CHECK_FAILED, OneLineErrors, fail
-from wszoo.weights import WEIGHTS, WEIGHTS_FILE
+from wszoo.weights import WEIGHTS, WEIGHTS_FILE, Weights
 
 ROOT = Path(__file__).parent.parent
 MOST_BYTES = {"wheel": 30_000_000, "sdist": 100_000_000}  # the index takes files up to 100 MB
@@ -35,23 +36,24 @@ class ReleaseError(ValueError):
 def build(output: Path) -> tuple[Path, Path]:
     """Build both archives, the wheel out of the sdist; sdist and wheel.
 
+    Args:
+        output: Folder for them; what else lies there is left alone.
+
     Raises:
         ReleaseError: The build failed, or another version came out.
     """
     output.mkdir(parents=True, exist_ok=True)
-    for path in output.glob("wszoo-*"):
-        path.unlink()
-    words = [sys.executable, "-m", "build", "--outdir", str(output), str(ROOT)]
-    _run(words, cwd=ROOT)
-    archives = (
-        output / f"wszoo-{__version__}.tar.gz",
-        output / f"wszoo-{__version__}-py3-none-any.whl",
-    )
-    for path in archives:
-        if not path.exists():
-            found = ", ".join(sorted(each.name for each in output.iterdir())) or "nothing"
-            raise ReleaseError(f"{path.name} was not built, but {found}; see wszoo/__init__.py")
-    return archives
+    sdist, wheel = f"wszoo-{__version__}.tar.gz", f"wszoo-{__version__}-py3-none-any.whl"
+    with tempfile.TemporaryDirectory() as scratch:
+        _run([sys.executable, "-m", "build", "--outdir", scratch, str(ROOT)], cwd=ROOT)
+        found = sorted(path.name for path in Path(scratch).iterdir())
+        for name in (sdist, wheel):
+            if name not in found:
+                told = ", ".join(found) or "nothing"
+                raise ReleaseError(f"{name} was not built, but {told}; see wszoo/__init__.py")
+        for name in (sdist, wheel):
+            shutil.move(Path(scratch) / name, output / name)
+    return output / sdist, output / wheel
 
 
 def check_wheel(path: Path) -> list[str]:
@@ -143,25 +145,39 @@ def _run(words: Sequence[str], *, cwd: Path, capture: bool = False) -> str:
     return done.stdout or ""
 
 
-def to_do(sdist: Path, wheel: Path) -> list[str]:
-    """What only a person with accounts can do, in its order."""
+def to_do(sdist: Path, wheel: Path, *, records: Sequence[Weights] = WEIGHTS) -> list[str]:
+    """What only a person with accounts can do, in its order.
+
+    What changes files comes first: the archives and the tag are to hold the records that pin the
+    weights on the Hub.
+
+    Args:
+        sdist, wheel: What was built.
+        records: Of the weights that are to be on the Hub, those of this zoo.
+    """
     lines = []
-    if _run(["git", "status", "--porcelain"], cwd=ROOT, capture=True):
-        lines.append("commit what is not committed, and run `make release` again")
+    if any(weights.origin is None and weights.hub is None for weights in records):
+        lines += [
+            "hf auth login && export WSZOO_HUB_NAMESPACE=YOUR_ACCOUNT",
+            "wszoo push --all --dry-run && wszoo push --all",
+            "paste the records that it prints into wszoo/weights_table.py",
+            "make cards test",
+        ]
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     if f"## [{__version__}]" not in changelog:
         lines.append(
             f"CHANGELOG.md: put what is under [Unreleased] under [{__version__}] with the date"
         )
+    if not (ROOT / ".git").exists():  # an unpacked sdist
+        lines.append(f"{ROOT} is no git checkout: do all of this in one, and begin anew there")
+    elif lines or _run(["git", "status", "--porcelain"], cwd=ROOT, capture=True):
+        lines += ["git commit all that has changed", "make release, again"]
     tag = f"v{__version__}"
     return [
         *lines,
         f"git tag -a {tag} -m 'wszoo {__version__}' && git push origin {tag}",
         f"python -m pip install twine && twine check {sdist} {wheel}",
         f"twine upload {sdist} {wheel}",
-        "hf auth login && export WSZOO_HUB_NAMESPACE=YOUR_ACCOUNT",
-        "wszoo push --all --dry-run && wszoo push --all",
-        "paste the records that it prints into wszoo/weights_table.py, then `make cards test`",
     ]
 
 

@@ -16,7 +16,9 @@ _CARDS = Path(__file__).parent.parent / "model_cards"  # of a checkout
     "--output",
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder to write, ready to be pushed; RUN/model by default, for NAME the card is printed.",
+    help="Folder to write: that of RUN (RUN/model by default) goes to the Hub with `hf upload "
+    "NAMESPACE/NAME FOLDER`, that of NAME with `wszoo push`; without it, the card of NAME is "
+    "printed.",
 )
 @click.option(
     "--cards",
@@ -25,7 +27,9 @@ _CARDS = Path(__file__).parent.parent / "model_cards"  # of a checkout
     help="Where NAME/results.json is; model_cards of the checkout by default.",
 )
 @click.option("--name", metavar="TEXT", help="Of the net of RUN.")
-@click.option("--license", metavar="SPDX", help="Of the weights of RUN; not stated by default.")
+@click.option(
+    "--license", metavar="SPDX", help="Of the weights of RUN; that of the weights it began with."
+)
 @click.option("--data-license", metavar="TEXT", help="Of the data of RUN; not stated by default.")
 @click.option("--data-name", metavar="TEXT", help="What to call the data of RUN.")
 @click.option("--examples", is_flag=True, help="Of RUN: show photos of the data, too.")

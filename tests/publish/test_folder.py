@@ -54,6 +54,12 @@ def test_a_publication_is_every_file_with_its_digest_and_the_packaged_weights(
     assert {file.name for file in publication.files} == here | {WEIGHTS_FILE}
 
 
+def test_a_copy_of_packaged_weights_may_lie_in_the_folder(folder: Path) -> None:
+    (folder / WEIGHTS_FILE).write_bytes(PACKAGED.read_bytes())
+
+    assert check_folder(folder).weights_path == PACKAGED
+
+
 def test_weights_may_lie_in_the_folder(folder: Path, unpackaged: Weights) -> None:
     assert check_folder(folder).weights_path == folder / WEIGHTS_FILE
 
@@ -88,10 +94,10 @@ CHANGES: dict[str, tuple[Change, type[Exception], str]] = {
         ValueError,
         r"b\.png is no PNG picture; write the folder again with `python -m train.publish`",
     ),
-    "a copy of packaged weights": (
-        lambda folder: (folder / WEIGHTS_FILE).write_bytes(PACKAGED.read_bytes()),
+    "other weights than the packaged ones": (
+        lambda folder: (folder / WEIGHTS_FILE).write_bytes(PACKAGED.read_bytes()[:-1] + b"?"),
         ValueError,
-        "holds model.safetensors, which is in the package already; delete this copy",
+        "holds another model.safetensors than the package, which has the one of .*; delete this",
     ),
     "no card": (
         lambda folder: (folder / "README.md").unlink(),

@@ -4,27 +4,24 @@ from typing import Any
 
 from wszoo.cards import usage
 from wszoo.cards.data_sets import DataSet, data_set_of
+from wszoo.cards.licences import NONE_STATED
 from wszoo.cards.size import size_rows
 from wszoo.cards.text import (
-    CITATION,
     NOT_MEASURED,
-    WHY,
-    WHY_BCN,
+    citations,
     facts,
     front_matter,
     join,
+    layer_tags,
     paragraph,
     table,
+    why,
 )
 from wszoo.convert import SOURCES
 from wszoo.describe import describe, is_checked, where
 from wszoo.weights import PUBLISHED, Weights
 
 _ANSWER = 'wszoo.weights.find("{}").label_names()[shares.argmax()]'
-_BCN_CITATION = (
-    'Qiao et al., "Rethinking Normalization and Elimination Singularity in Neural Networks", '
-    "arXiv:1911.09738."
-)
 
 
 def converted_card(weights: Weights, results: dict[str, Any] | None = None) -> str:
@@ -35,25 +32,24 @@ def converted_card(weights: Weights, results: dict[str, Any] | None = None) -> s
         results: ``file_bytes`` is shown, where the file is at hand.
     """
     data, described = data_set_of(weights), describe(weights.model, weights)
-    is_bcn = described["norm"] == "BCN"
+    norm = described["norm"]
     sections = (
         _summary(weights),
-        WHY_BCN if is_bcn else WHY,
+        why(norm),
         _usage(weights, described),
         _facts(weights, described, results or {}),
         _results(weights),
         _origin(weights),
         _training_and_limits(weights, data),
         _licences(weights, data),
-        f"## Citation\n\n{paragraph(_BCN_CITATION * is_bcn, CITATION, data.citation)}",
+        citations(norm, data.citation),
     )
-    norm = "batch-channel-normalization" if is_bcn else "group-normalization"
     front = front_matter(
         weights.name,
-        license=weights.license,
+        license=None if weights.license == NONE_STATED else weights.license,
         license_url=weights.origin_url,
         results=(),  # the Hub would show figures as measured
-        tags=["weight-standardization", norm, "resnet"],
+        tags=[*layer_tags(norm), "resnet"],
         datasets=[data.identifier],
     )
     return front + join(sections)
@@ -157,6 +153,6 @@ def _licences(weights: Weights, data: DataSet) -> str:
     none = "Their authors stated none for them: ask before you publish copies."
     return "## Licences\n\n" + paragraph(
         f"Weights: {weights.license}.",
-        none * (weights.license == "none stated"),
+        none * (weights.license == NONE_STATED),
         f"Data: {data.name}, {data.terms} ({data.terms_url}).",
     )

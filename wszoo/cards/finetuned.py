@@ -5,18 +5,20 @@ from typing import Any
 from huggingface_hub import EvalResult
 
 from wszoo.cards import usage
+from wszoo.cards.licences import licence_of, link_of, told
 from wszoo.cards.text import (
-    CITATION,
-    WHY,
+    citations,
     facts,
     front_matter,
     join,
+    layer_tags,
     paragraph,
     pictures,
     slug,
     table,
+    why,
 )
-from wszoo.cards.words import NOT_STATED, Words
+from wszoo.cards.words import Words
 from wszoo.finetune.outputs import Facts
 from wszoo.finetune.report import CONFUSION, CURVES, EXAMPLES
 from wszoo.training.report import duration
@@ -28,7 +30,6 @@ _TASKS = {
     "detect": ("object-detection", "mean_average_precision", "detector"),
     "segment": ("image-segmentation", "mean_iou", "segmenter"),
 }
-_WS = ("weight-standardization", "group-normalization")
 _METRICS = {"top1": "top-1", "top5": "top-5", "miou": "mean IoU", "dice": "Dice"}
 _NO_SCORES = ("loss", "lr")
 _LIMITS = paragraph(
@@ -50,38 +51,54 @@ def finetuned_card(net: Facts, results: dict[str, Any], words: Words) -> str:
         net: What it is.
         results: What its ``results.json`` holds.
         words: What a person says of it.
+
+    Raises:
+        ValueError: ``words`` state another licence than that of the weights it began with.
     """
     name = words.name or f"{net.net.architecture}-{net.net.head}"
-    base = record_of(net.settings.model) if net.settings.pretrained else None
+    base, norm = began_with(net), _norm(net, results)
     scores = {
         _plain(key): value
         for key, value in net.metrics.items()
         if "/" not in key and not key.endswith(_NO_SCORES)
+        if len(net.classes) > 5 or not key.endswith("top5")  # which is 100 % of so few
     }
     sections = (
         _summary(net, name, results, words),
-        WHY if net.net.formula and not results["batch_norms"] else "",
+        why(norm) if norm else "",
         _usage(net, name),
         _facts(net, results, base),
         _results(net, scores, results),
         _training(results),
         f"## Intended use and limits\n\n{_LIMITS}",
         _licences(words, base),
-        f"## Citation\n\n{paragraph(CITATION)}",
+        citations(norm or ""),
     )
-    return _front_matter(net, name, scores, words, base) + join(sections)
+    tags = [*(layer_tags(norm) if norm else ()), net.net.architecture]
+    return _front_matter(net, name, scores, words, tags) + join(sections)
+
+
+def began_with(net: Facts) -> Weights | None:
+    """The record of the published weights that a run began with."""
+    return record_of(net.settings.model) if net.settings.pretrained else None
+
+
+def _norm(net: Facts, results: dict[str, Any]) -> str | None:
+    """Of a net with WS, ``GN`` or ``BCN``; None where there is BatchNorm, or no WS."""
+    if not net.net.formula or results["batch_norms"]:
+        return None
+    return "BCN" if results["batch_channel_norms"] else "GN"
 
 
 def _front_matter(
-    net: Facts, name: str, scores: dict[str, float], words: Words, base: Weights | None
+    net: Facts, name: str, scores: dict[str, float], words: Words, tags: list[str]
 ) -> str:
     task, metric, _ = _TASKS[net.net.task]
-    data = words.data_name or "unnamed data"
-    inherits = base is not None and words.license == NOT_STATED
+    data, base = words.data_name, began_with(net)
     return front_matter(
         name,
-        license=base.license if base is not None and inherits else words.license,
-        license_url=None,
+        license=licence_of(words, base),
+        license_url=link_of(base),
         results=[
             EvalResult(
                 task_type=task,
@@ -93,23 +110,25 @@ def _front_matter(
                 metric_value=round(value, 2),
             )
             for key, value in scores.items()
+            if data  # without a name for it, the Hub takes no figures
         ],
         task=task,
         library="timm" if net.net.task == "classify" else "pytorch",
-        tags=[*_WS * bool(net.net.formula), net.net.architecture],
+        tags=tags,
         metrics=[metric],
         base_model=base.hub.partition("@")[0] if base and base.hub else None,
     )
 
 
 def _summary(net: Facts, name: str, results: dict[str, Any], words: Words) -> str:
-    kind, data = _TASKS[net.net.task][2], words.data_name or "unnamed data"
-    photos = f"{results['data']['train']:,} photos of " if "data" in results else ""
+    kind = _TASKS[net.net.task][2]
+    photos = f"{results['data']['train']:,} photos" if "data" in results else None
+    data = " of ".join(filter(None, (photos, words.data_name)))
     images = net.settings.batch_size
     text = paragraph(
         f"A {kind} ({net.net.head}) over {net.net.architecture}, fine-tuned with {images} "
-        f"image{'s' * (images > 1)} per step on {photos}{data}. It tells {len(net.classes)} "
-        f"classes: {', '.join(net.classes)}."
+        f"image{'s' * (images > 1)} per step{f' on {data}' if data else ''}. It tells "
+        f"{len(net.classes)} classes: {', '.join(net.classes)}."
     )
     return f"# {name}\n\n{text}"
 
@@ -174,10 +193,12 @@ wszoo finetune {net.net.task} --from FOLDER --data OTHER --out RUN
 
 
 def _facts(net: Facts, results: dict[str, Any], base: Weights | None) -> str:
+    channel_norms = results["batch_channel_norms"]
     rows = {
         "parameters": f"{results['parameters'] / 1e6:.2f} M",
         "began with": _began_with(net, results, base),
-        "BatchNorm layers": results["batch_norms"],
+        "BatchNorm layers": None if channel_norms else results["batch_norms"],
+        "BatchChannelNorm layers": channel_norms or None,
         "WS formula": net.net.formula,
         "mean": net.net.mean,
         "std": net.net.std,
@@ -235,10 +256,7 @@ def _training(results: dict[str, Any]) -> str:
 
 def _licences(words: Words, base: Weights | None) -> str:
     text = paragraph(
-        f"Weights: {words.license}.",
-        f"They began with {base.name}, whose licence, {base.license}, goes on to hold."
-        if base
-        else "",
+        told(words, base),
         f"Data: {words.data_license}.",
     )
     return f"## Licences\n\n{text}"

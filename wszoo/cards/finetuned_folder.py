@@ -5,10 +5,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from wszoo.cards.finetuned import SHOWN, finetuned_card
+from wszoo.cards.finetuned import SHOWN, began_with, finetuned_card
 from wszoo.cards.folder import CARD, CONFIG, copy_into
+from wszoo.cards.licences import licence_of
 from wszoo.cards.results import RESULTS
-from wszoo.cards.words import Words
+from wszoo.cards.words import Words, missing
 from wszoo.finetune.outputs import Facts, read_facts, require_output
 from wszoo.finetune.report import EXAMPLES
 from wszoo.training.rows import read_rows
@@ -16,7 +17,9 @@ from wszoo.weights import WEIGHTS_FILE
 from wszoo.weights_file import read_header
 
 
-def write_finetuned(run: Path, folder: Path, words: Words, *, examples: bool = False) -> None:
+def write_finetuned(
+    run: Path, folder: Path, words: Words, *, examples: bool = False
+) -> tuple[str, ...]:
     """Write card, results, pictures, weights and configuration of a run into ``folder``.
 
     Args:
@@ -25,12 +28,18 @@ def write_finetuned(run: Path, folder: Path, words: Words, *, examples: bool = F
         words: What the run does not hold.
         examples: Show photos of the data, too, which then become public with the card.
 
+    Returns:
+        What the card says is not stated.
+
     Raises:
         FileNotFoundError: The run is not finished.
-        ValueError: Its configuration is damaged.
+        ValueError: Its configuration is damaged, or ``words`` state another licence than that of
+            the weights it began with.
         OSError: The folder cannot be written.
     """
     net, made = read_facts(run), require_output(run)
+    base = began_with(net)
+    licence_of(words, base)  # refuses before anything is written
     home = made.parent if (made.parent / "run.json").exists() else made
     wanted = [name for name in SHOWN if name != EXAMPLES or examples]
     copy_into(
@@ -43,6 +52,7 @@ def write_finetuned(run: Path, folder: Path, words: Words, *, examples: bool = F
     results = results_of(home, net, folder)
     (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     (folder / CARD).write_text(finetuned_card(net, results, words), encoding="utf-8")
+    return missing(words, inherits=base is not None)
 
 
 def results_of(home: Path, net: Facts, folder: Path) -> dict[str, Any]:
@@ -54,13 +64,14 @@ def results_of(home: Path, net: Facts, folder: Path) -> dict[str, Any]:
         folder: Of the card, with pictures and weights.
     """
     header = read_header(folder / WEIGHTS_FILE)
+    statistics = [key for key in header if key.endswith(".running_mean")]
+    channel_norms = sum(key.endswith(".bn.running_mean") for key in statistics)
     results: dict[str, Any] = {
         **net.to_json(),
         "parameters": sum(math.prod(entry["shape"]) for entry in header.values()),
         # BatchChannelNorm holds one, which is part of it and none of the net's own.
-        "batch_norms": sum(
-            key.endswith(".running_mean") and not key.endswith(".bn.running_mean") for key in header
-        ),
+        "batch_norms": len(statistics) - channel_norms,
+        "batch_channel_norms": channel_norms,
         "file_bytes": (folder / WEIGHTS_FILE).stat().st_size,
         "pictures": sorted(path.name for path in folder.glob("*.png")),
     }

@@ -9,6 +9,7 @@ import torch
 from timm.models._hub import save_config_for_hf
 
 from wszoo.cards.results import RESULTS
+from wszoo.cards.words import NOT_STATED
 from wszoo.origin import ORIGIN_FILE
 from wszoo.weights import WEIGHTS_FILE, Weights
 
@@ -70,6 +71,8 @@ def write_config(folder: Path, weights: Weights) -> None:
     """
     cfg = weights.pretrained_cfg(first_conv="conv1", classifier="fc").to_dict()
     # Not the file and URL that a registered name loads: the weights are those in the folder.
+    if weights.license == NOT_STATED:
+        cfg["license"] = None
     cfg |= {"file": None, "url": "", "hf_hub_id": None, "hf_hub_filename": None}
     with torch.device("meta"):
         model = timm.create_model(

@@ -14,16 +14,27 @@ from torch import Tensor
 from wszoo.cards import usage
 from wszoo.cards.drawing import draw_training
 from wszoo.cards.folder import CARD, write_config
+from wszoo.cards.licences import licence_of, link_of, told
 from wszoo.cards.results import RESULTS
 from wszoo.cards.size import size_rows
-from wszoo.cards.text import CITATION, WHY, facts, front_matter, join, paragraph, slug, table
+from wszoo.cards.text import (
+    citations,
+    facts,
+    front_matter,
+    join,
+    layer_tags,
+    paragraph,
+    slug,
+    table,
+    why,
+)
 from wszoo.cards.training import training_section
-from wszoo.cards.words import Words
+from wszoo.cards.words import NOT_STATED, Words, missing
 from wszoo.describe import describe
 from wszoo.files import sha256_of
 from wszoo.training.checkpoint import load_checkpoint
 from wszoo.training.rows import Row, read_rows
-from wszoo.weights import WEIGHTS_FILE, Weights
+from wszoo.weights import WEIGHTS_FILE, Weights, record_of
 from wszoo.weights_file import weights_bytes, write_whole
 
 _COMMAND = "python -m train.pretrain {model} --recipe {recipe_name} --data DIR --out RUN"
@@ -106,7 +117,7 @@ def _refuse_damaged(folder: Path) -> None:
     raise ValueError(f"{folder} is damaged; repeat the run's command to make it again")
 
 
-def write_pretrained(run: Path, folder: Path, words: Words) -> None:
+def write_pretrained(run: Path, folder: Path, words: Words) -> tuple[str, ...]:
     """Write card, configuration, results, curves and weights of a run into ``folder``.
 
     Args:
@@ -114,14 +125,20 @@ def write_pretrained(run: Path, folder: Path, words: Words) -> None:
         folder: There, with nothing in it but an earlier card.
         words: What the run does not hold.
 
+    Returns:
+        What the card says is not stated.
+
     Raises:
-        FileNotFoundError, ValueError: As for ``read_pretrained``; or the net is not of this zoo.
+        FileNotFoundError, ValueError: As for ``read_pretrained``; or the net is not of this zoo, or
+            ``words`` state another licence than that of the weights it began with.
         OSError: The folder cannot be written.
     """
     trained = read_pretrained(run)
     model, recipe = trained.facts["model"], trained.facts["settings"]
     if model not in timm.list_models(module="ws_resnet"):
         raise ValueError(f"{run} trained {model!r}, which is not of this zoo; see `wszoo list`")
+    base = _began_with(model, recipe)
+    license = licence_of(words, base) or NOT_STATED
     code = trained.facts["code"]
     metadata = {"format": "pt", "model": model, "formula": "jhu", "code": code}
     write_whole(folder / WEIGHTS_FILE, weights_bytes(trained.state_dict, metadata))
@@ -129,7 +146,7 @@ def write_pretrained(run: Path, folder: Path, words: Words) -> None:
         model=model,
         tag=trained.facts["recipe"],
         sha256=sha256_of(folder / WEIGHTS_FILE),
-        license=words.license,
+        license=license,
         dtype="F32",
         num_classes=len(trained.state_dict["fc.bias"]),
         input_size=(3, recipe["test_size"], recipe["test_size"]),
@@ -149,6 +166,12 @@ def write_pretrained(run: Path, folder: Path, words: Words) -> None:
     write_config(folder, weights)
     card = pretrained_card(weights, results, replace(words, name=name))
     (folder / CARD).write_text(card, encoding="utf-8")
+    return missing(words, inherits=base is not None)
+
+
+def _began_with(model: str, recipe: dict[str, Any]) -> Weights | None:
+    tag = recipe.get("start_tag")
+    return record_of(f"{model}.{tag}") if tag else None
 
 
 def pretrained_card(weights: Weights, results: dict[str, Any], words: Words) -> str:
@@ -159,31 +182,32 @@ def pretrained_card(weights: Weights, results: dict[str, Any], words: Words) -> 
         results: What its ``results.json`` holds.
         words: What a person says of it.
     """
-    name, data = words.name or weights.name, words.data_name or "unnamed data"
+    name, data = words.name or weights.name, words.data_name
     described, last = describe(weights.model, weights), results["epochs"][-1]
+    norm, base = described["norm"], _began_with(weights.model, results["recipe"])
     scores = {
         key.replace("top", "top-"): round(last[f"held_out_{key}"], 2)
-        for key in ("top1", "top5")
+        for key in ("top1", "top5")[: 1 + (weights.num_classes > 5)]
         if isinstance(last.get(f"held_out_{key}"), (int, float))
     }
     front = front_matter(
         name,
-        license=words.license,
-        license_url=None,
-        results=[_measured(key, value, data) for key, value in scores.items()],
-        tags=["weight-standardization", "group-normalization", "resnet"],
+        license=licence_of(words, base),
+        license_url=link_of(base),
+        results=[_measured(key, value, data) for key, value in scores.items() if data],
+        tags=[*layer_tags(norm), "resnet"],
         metrics=["accuracy"],
     )
     sections = (
         _summary(name, weights, results, data),
-        WHY,
+        why(norm),
         _usage(name, weights, described),
         _facts(weights, described, results),
         _results(scores, weights),
         training_section(results, weights.num_classes, _COMMAND),
         f"## Intended use and limits\n\n{_LIMITS}",
-        f"## Licences\n\nWeights: {words.license}. Data: {words.data_license}.",
-        f"## Citation\n\n{paragraph(CITATION)}",
+        f"## Licences\n\n{paragraph(told(words, base), f'Data: {words.data_license}.')}",
+        citations(norm),
     )
     return front + join(sections)
 
@@ -200,12 +224,12 @@ def _measured(metric: str, value: float, data: str) -> EvalResult:
     )
 
 
-def _summary(name: str, weights: Weights, results: dict[str, Any], data: str) -> str:
+def _summary(name: str, weights: Weights, results: dict[str, Any], data: str | None) -> str:
     photos, recipe = results["data"]["photos"], results["recipe_name"]
     text = paragraph(
-        f"A {weights.model} trained on {photos:,} photos of {weights.num_classes} classes ({data}) "
-        f"by the recipe `{recipe}` of wszoo, with {results['recipe']['batch_size']} images per "
-        f"step."
+        f"A {weights.model} trained on {photos:,} photos of {weights.num_classes} "
+        f"classes{f' ({data})' if data else ''} by the recipe `{recipe}` of wszoo, "
+        f"with {results['recipe']['batch_size']} images per step."
     )
     return f"# {name}\n\n{text}"
 

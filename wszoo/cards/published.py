@@ -7,18 +7,19 @@ from huggingface_hub import EvalResult
 from wszoo.cards import usage
 from wszoo.cards.converted import converted_card
 from wszoo.cards.data_sets import DataSet, data_set_of
-from wszoo.cards.results import TOPICS
+from wszoo.cards.results import TOPICS, recipe_hash
 from wszoo.cards.size import size_rows
 from wszoo.cards.text import (
-    CITATION,
     NOT_MEASURED,
-    WHY,
+    citations,
     facts,
     front_matter,
     join,
+    layer_tags,
     paragraph,
     pictures,
     table,
+    why,
 )
 from wszoo.cards.training import training_section
 from wszoo.describe import describe, where
@@ -54,6 +55,7 @@ def render_card(weights: Weights, results: dict[str, Any]) -> str:
     data, described = data_set_of(weights), describe(weights.model, weights)
     sections = (
         _summary(weights, results, data),
+        why(described["norm"]),
         _usage(weights, described),
         _facts(weights, results, described),
         _results(weights, results, data),
@@ -61,12 +63,12 @@ def render_card(weights: Weights, results: dict[str, Any]) -> str:
         _intended_use(data),
         _licences(weights, data),
         _versions(weights),
-        f"## Citation\n\n{paragraph(CITATION, data.citation)}",
+        citations(described["norm"], data.citation),
     )
-    return _front_matter(weights, results, data) + join(sections)
+    return _front_matter(weights, results, data, described["norm"]) + join(sections)
 
 
-def _front_matter(weights: Weights, results: dict[str, Any], data: DataSet) -> str:
+def _front_matter(weights: Weights, results: dict[str, Any], data: DataSet, norm: str) -> str:
     return front_matter(
         weights.name,
         license=weights.license,
@@ -83,7 +85,7 @@ def _front_matter(weights: Weights, results: dict[str, Any], data: DataSet) -> s
             )
             for key, name in (("top1", "top-1"), ("top5", "top-5"))
         ],
-        tags=["weight-standardization", "group-normalization", "resnet"],
+        tags=[*layer_tags(norm), "resnet"],
         metrics=["accuracy"],
         datasets=[data.identifier],
         new_version=_newer_on_hub(weights),
@@ -106,7 +108,7 @@ def _summary(weights: Weights, results: dict[str, Any], data: DataSet) -> str:
         f"Top-1 {score['top1']} % ± {score['standard_error']}, top-5 {score['top5']} % on its "
         f"{score['photos']:,} validation photos at {weights.input_size[-1]} pixels.",
     )
-    return f"# {weights.name}\n\n{first}\n\n{WHY}"
+    return f"# {weights.name}\n\n{first}"
 
 
 def _usage(weights: Weights, described: dict[str, Any]) -> str:
@@ -126,7 +128,7 @@ def _facts(weights: Weights, results: dict[str, Any], described: dict[str, Any])
     rows = size_rows(weights, described) | {
         "file": f"{results['file_bytes']:,} bytes, {weights.dtype}",
         "sha256": f"`{weights.sha256}`",
-        "recipe hash": f"`{results['recipe_hash']}`" if "recipe_hash" in results else None,
+        "recipe hash": f"`{recipe_hash(results['recipe'])}`",
     }
     check = f"`wszoo verify {weights.name}` checks the file, down to every value."
     return f"## Facts\n\n{facts(rows)}\n\n{check}"

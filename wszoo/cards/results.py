@@ -11,8 +11,9 @@ takes them over into the ``results.json`` of each card, so that a card is a func
 and this file alone.
 """
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,12 @@ def read_results(folder: Path) -> dict[str, Any]:
             f"does, with --cards"
         )
     return _read(path)
+
+
+def recipe_hash(settings: Mapping[str, Any]) -> str:
+    """Digest of a recipe's settings, whatever their order."""
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def gather(folder: Path, results: dict[str, Any]) -> dict[str, Any]:

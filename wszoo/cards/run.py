@@ -8,17 +8,17 @@ from wszoo.cards.folder import CARD, copy_into, prepare, write_config
 from wszoo.cards.pretrained import is_pretrained_run, write_pretrained
 from wszoo.cards.published import render_card
 from wszoo.cards.results import RESULTS, read_results
-from wszoo.cards.words import Words, Written, missing
+from wszoo.cards.words import Words, Written
 from wszoo.files import sha256_of
-from wszoo.finetune.outputs import FOLDER, require_output
+from wszoo.finetune.outputs import FOLDER, output_folder, require_output
 from wszoo.origin import ORIGIN_FILE
-from wszoo.weights import WEIGHTS_FILE, Weights, locate
+from wszoo.weights import WEIGHTS_FILE, Weights, locate, record_of
 
 
 def write_run_card(
     run: Path, output: Path | None = None, *, words: Words | None = None, examples: bool = False
 ) -> Written:
-    """Make the folder of a run's net ready to be pushed: card, configuration, weights, pictures.
+    """Make the folder of a run's net one for the Hub: card, configuration, weights, pictures.
 
     Args:
         run: A finished run of ``wszoo finetune`` or ``train.pretrain``.
@@ -29,19 +29,31 @@ def write_run_card(
     Raises:
         FileNotFoundError: There is no such run, or it is not finished.
         FileExistsError: The folder holds what is not part of a card.
-        ValueError: The run is damaged, or of a net that is not of this zoo.
+        ValueError: The run is damaged, or of a net that is not of this zoo, or ``words`` state
+            another licence than that of the weights it began with.
         OSError: The folder cannot be written.
     """
     words = words or Words()
     if is_pretrained_run(run):
         folder = output or run / FOLDER
         prepare(folder)
-        write_pretrained(run, folder, words)
+        lacking = write_pretrained(run, folder, words)
     else:
+        _refuse_published(run)
         folder = output or require_output(run)
         prepare(folder)
-        write_finetuned(run, folder, words, examples=examples)
-    return _written(folder, missing(words))
+        lacking = write_finetuned(run, folder, words, examples=examples)
+    return _written(folder, lacking)
+
+
+def _refuse_published(folder: Path) -> None:
+    name = folder.resolve().name
+    record = record_of(name)
+    if record and record.name == name and folder.is_dir() and output_folder(folder) is None:
+        raise FileNotFoundError(
+            f"{folder} holds no run, but published weights; their card is that of the name: "
+            f"`wszoo card {name}`"
+        )
 
 
 def write_record_card(weights: Weights, cards: Path, output: Path) -> Written:

@@ -7,6 +7,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from wszoo.cards.licences import on_hub
+
 WS = "[Weight Standardization](https://arxiv.org/abs/1903.10520)"
 GN = "[GroupNorm](https://arxiv.org/abs/1803.08494)"
 BCN = "[Batch-Channel Normalization](https://arxiv.org/abs/1903.10520)"
@@ -14,6 +16,10 @@ NOT_MEASURED = "not measured"
 CITATION = (
     'Qiao et al., "Micro-Batch Training with Batch-Channel Normalization and Weight '
     'Standardization", arXiv:1903.10520. Wu and He, "Group Normalization", arXiv:1803.08494.'
+)
+_CITATION_BCN = (
+    'Qiao et al., "Rethinking Normalization and Elimination Singularity in Neural Networks", '
+    "arXiv:1911.09738."
 )
 
 
@@ -24,17 +30,35 @@ def paragraph(*sentences: str) -> str:
     )
 
 
-WHY = paragraph(
+_WHY = paragraph(
     f"{WS} subtracts from each filter of a convolution its mean and divides it by its standard "
     f"deviation before it is used; {GN} takes mean and deviation over groups of channels of one "
     f"image. So no layer looks at other images of the batch: it trains with one image at a time as "
     f"it does with 256, where BatchNorm breaks down."
 )
-WHY_BCN = paragraph(
+_WHY_BCN = paragraph(
     f"{WS} subtracts from each filter of a convolution its mean and divides it by its standard "
     f"deviation before it is used; {BCN} normalizes by statistics of the batch (or, for one to "
     f"four images, by running estimates of them), then over groups of channels of one image."
 )
+
+
+def why(norm: str) -> str:
+    """What the layers of a net are for; ``norm`` as ``wszoo.describe.norm_name`` says it."""
+    return _WHY_BCN if norm == "BCN" else _WHY
+
+
+def layer_tags(norm: str) -> tuple[str, str]:
+    """The layers of a net, as tags of the Hub."""
+    is_bcn = norm == "BCN"
+    name = "batch-channel-normalization" if is_bcn else "group-normalization"
+    return "weight-standardization", name
+
+
+def citations(norm: str, *more: str) -> str:
+    """The section of a card that names the papers: of the layers, and ``more``."""
+    text = paragraph(_CITATION_BCN if norm == "BCN" else "", CITATION, *more)
+    return f"## Citation\n\n{text}"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -63,7 +87,7 @@ def slug(text: str) -> str:
 def front_matter(
     name: str,
     *,
-    license: str,
+    license: str | None,
     license_url: str | None,
     results: Sequence[EvalResult],
     task: str = "image-classification",
@@ -76,8 +100,8 @@ def front_matter(
 
     Args:
         name: Of the weights; the name in ``model-index``, which is there where there are results.
-        license: Of the weights, in the words of its record; never one that the Hub knows by name.
-        license_url: Where it is written.
+        license: Of the weights, by its identifier or in a few words; None where none is stated.
+        license_url: Where it is written, if the Hub does not know it.
         results: Measured figures.
         task: Pipeline of the Hub.
         library: Which loads them.
@@ -85,12 +109,14 @@ def front_matter(
         metrics: The Hub's names.
         more: Further keys, such as ``datasets``; None is left out.
     """
+    known = on_hub(license) if license else None
+    is_other = license is not None and known is None
     data = ModelCardData(
         library_name=library,
         pipeline_tag=task,
-        license="other",
-        license_name=slug(license),
-        license_link=license_url,
+        license="other" if is_other else known,
+        license_name=slug(license) if license and is_other else None,
+        license_link=license_url if is_other else None,
         tags=[library, task, *tags],
         metrics=list(metrics) or None,
         model_name=name if results else None,

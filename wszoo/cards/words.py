@@ -26,7 +26,7 @@ class Words:
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """A folder that is ready to be pushed.
+    """A folder that the Hub takes.
 
     Attributes:
         folder: Where it is.
@@ -51,10 +51,14 @@ class Written:
         return "\n".join([*lines, *(f"not stated: {each}" for each in self.missing)])
 
 
-def missing(words: Words) -> tuple[str, ...]:
-    """What ``words`` leave open, and the option for it."""
+def missing(words: Words, *, inherits: bool) -> tuple[str, ...]:
+    """What ``words`` leave open, and the option for it.
+
+    Args:
+        inherits: Whether the licence is that of the weights that the run began with.
+    """
     said = {
-        "the licence of the weights (--license)": words.license != NOT_STATED,
+        "the licence of the weights (--license)": inherits or words.license != NOT_STATED,
         "the licence of the data (--data-license)": words.data_license != NOT_STATED,
         "what the data is called (--data-name)": words.data_name is not None,
     }

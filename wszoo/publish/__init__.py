@@ -8,6 +8,7 @@ Example:
     ('pt', '15640a', '9625919d6089')
 """
 
+from wszoo.cards.results import recipe_hash
 from wszoo.publish.collection import COLLECTION, collect
 from wszoo.publish.failures import VerificationError
 from wszoo.publish.folder import (
@@ -15,7 +16,6 @@ from wszoo.publish.folder import (
     PublishedFile,
     check_folder,
     file_metadata,
-    recipe_hash,
 )
 from wszoo.publish.upload import PushReport, check_repository, publish, push
 

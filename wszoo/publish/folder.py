@@ -1,6 +1,5 @@
 """What a folder of ``model_cards`` publishes, and what it must be before anything is sent."""
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wszoo.cards import render_card
+from wszoo.cards.results import recipe_hash
 from wszoo.files import sha256_of
 from wszoo.verify import verify_file
 from wszoo.weights import ASSETS, WEIGHTS_FILE, Weights, read_metadata, record_of
@@ -51,12 +51,6 @@ class Publication:
         return next(file.path for file in self.files if file.name == WEIGHTS_FILE)
 
 
-def recipe_hash(settings: Mapping[str, Any]) -> str:
-    """Digest of a recipe's settings, whatever their order."""
-    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def file_metadata(
     *, model: str, tag: str, formula: str, settings: Mapping[str, Any], code: str
 ) -> dict[str, str]:
@@ -86,7 +80,7 @@ def check_folder(folder: Path) -> Publication:
 
     Args:
         folder: Named by a record, with its card, ``config.json``, ``results.json``, pictures, and
-            the weights, unless these are in the package.
+            the weights, which may lack where they are in the package.
 
     Raises:
         FileNotFoundError: It is not there, or a file is missing.
@@ -137,9 +131,10 @@ def _files(folder: Path, weights: Weights) -> dict[str, Path]:
             f"pictures (*{_PICTURE}) are published, never a pickle: move it elsewhere"
         )
     if weights.packaged:
-        if WEIGHTS_FILE in paths:
+        if WEIGHTS_FILE in paths and sha256_of(paths[WEIGHTS_FILE]) != weights.sha256:
             raise ValueError(
-                f"{folder} holds {WEIGHTS_FILE}, which is in the package already; delete this copy"
+                f"{folder} holds another {WEIGHTS_FILE} than the package, which has the one of "
+                f"{weights.name}; delete this copy"
             )
         paths[WEIGHTS_FILE] = ASSETS / weights.name / WEIGHTS_FILE
     for name in (*_TEXTS, WEIGHTS_FILE):
