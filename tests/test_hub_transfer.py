@@ -1,6 +1,7 @@
 """Transfers from the Hub: caches and processes in the way, silence, interruption, whole nets."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants
 
 import wszoo.hub
 import wszoo.hub_transfer
-from tests.hub_client import NAME, published
+from tests.hub_client import MODEL, NAME, published
 from tests.hub_server import Fault, HubServer
 from wszoo.fetch import Patience
 from wszoo.weights import WEIGHTS_FILE, Weights, locate
@@ -34,6 +35,31 @@ def test_a_cache_that_cannot_be_written_is_named(
     message = r"cannot write to the Hub's cache .*file/hub: Not a directory; set HF_HOME, or pass"
     with pytest.raises(OSError, match=message):
         locate(hub_record, cache_dir=tmp_path / "file" / "hub")
+
+
+def test_a_copy_is_used_where_what_is_newer_cannot_be_written(
+    hub_files: dict[str, bytes],
+    hub: HubServer,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    name = f"hf-hub:{NAME}"
+    before = timm.create_model(name, pretrained=True).eval()
+    hub.publish(NAME, published(timm.create_model(MODEL, num_classes=3), tmp_path / "newer"))
+    locks = Path(constants.HF_HUB_CACHE) / ".locks"
+    shutil.rmtree(locks)
+    locks.touch()  # no folder can be made there, not even by root
+
+    after = timm.create_model(name, pretrained=True).eval()
+
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(after(images), before(images))
+    (warning,) = [r.getMessage() for r in caplog.records if r.name.startswith("wszoo")]
+    assert warning.startswith("cannot write to the Hub's cache ")
+    assert warning.endswith("; the copy in the cache is used")
+    newest = hub.repos[NAME].commits[-1].sha
+    with pytest.raises(OSError, match=r"\Acannot write to the Hub's cache .*; set HF_HOME, or.*\Z"):
+        timm.create_model(f"{name}@{newest}", pretrained=True)
 
 
 def lock_of(hub_record: Weights) -> Path:

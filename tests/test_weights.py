@@ -1,5 +1,6 @@
 """Finding records and their files."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,38 @@ def test_the_folder_in_the_environment_comes_first(
         locate(record)
     monkeypatch.setenv("WSZOO_WEIGHTS", str(tmp_path))
     assert locate(record) == tmp_path / "toy.e1_toys" / WEIGHTS_FILE
+
+
+@pytest.mark.parametrize(
+    ("below", "told"),
+    [
+        ("gone", r"WSZOO_WEIGHTS='.*gone' is no folder; it is ignored, unset or mend it"),
+        (
+            "test_resnet_gn_ws.e3_tin200",
+            r"holds model.safetensors itself; it is ignored, set it to the folder above, '.*'\Z",
+        ),
+        ("", None),
+    ],
+)
+def test_a_folder_in_the_environment_that_can_hold_nothing_is_warned_of_once(
+    below: str,
+    told: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    record = find("test_resnet_gn_ws")
+    packaged = locate(record)
+    make_file(tmp_path / record.name / WEIGHTS_FILE)
+    if not below:
+        (tmp_path / record.name / WEIGHTS_FILE).unlink()  # one that holds other weights is fine
+    monkeypatch.setenv("WSZOO_WEIGHTS", str(tmp_path / below))
+
+    assert locate(record) == locate(record) == packaged
+
+    warnings = [line.getMessage() for line in caplog.records]
+    assert len(warnings) == bool(told)
+    assert told is None or re.search(told, warnings[0])
 
 
 def test_a_record_in_the_repository_only_says_what_to_set(

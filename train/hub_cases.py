@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import filelock
-import timm
 
 from tests.hub_client import NAME
 from tests.hub_server import LOGIN_PAGE, Fault
@@ -27,6 +26,12 @@ READS: dict[str, Case] = {}
 
 def reads(fault: str) -> Callable[[Case], Case]:
     return lambda case: READS.setdefault(fault, case)
+
+
+def close(scene: Scene) -> None:
+    """Let nobody in who was not let in before."""
+    scene.hub.repos[NAME].gated = True
+    scene.after.append(lambda: setattr(scene.hub.repos[NAME], "gated", False))
 
 
 def struck(*faults: Fault) -> Case:
@@ -85,30 +90,61 @@ def _(scene: Scene) -> object:
 
 
 @reads("offline, cached by another tag than asked for")
-def _(scene: Scene) -> None:
+def _(scene: Scene) -> object:
     scene.hub.repos[NAME].tags["v1"] = scene.hub.repos[NAME].commits[-1].sha
     scene.use_by_name("@v1")
     scene.offline()
-    scene.use_by_name()
+    return scene.use_by_name()
 
 
-@reads("hf-hub: name, 503")
-def _(scene: Scene) -> None:
-    scene.hub.faults = [Fault("HEAD", status=503, times=ALWAYS)]
-    scene.use_by_name()
+def struck_by_name(fault: Fault) -> Case:
+    """Have ``timm.create_model`` make the net by its name on the Hub while that does this."""
+
+    def case(scene: Scene) -> object:
+        scene.hub.faults = [replace(fault)]
+        return scene.use_by_name()
+
+    return case
+
+
+for _fault, _strike in {
+    "503": Fault("HEAD", status=503, times=ALWAYS),
+    "the Hub accepts and never answers": Fault("HEAD", hang=60, times=ALWAYS),
+    "captive portal": Fault(body=LOGIN_PAGE, times=ALWAYS),
+    "429, Retry-After: 60": Fault("HEAD", status=429, retry_after=60, times=ALWAYS),
+}.items():
+    READS[f"hf-hub: name, {_fault}"] = struck_by_name(_strike)
+
+
+@reads("hf-hub: name, gated")
+def _(scene: Scene) -> object:
+    close(scene)
+    return scene.use_by_name()
+
+
+@reads("hf-hub: name, offline")
+def _(scene: Scene) -> object:
+    scene.offline()
+    return scene.use_by_name()
 
 
 @reads("hf-hub: name, 503, cached")
-def _(scene: Scene) -> None:
-    scene.use_by_name()
-    scene.hub.faults = [Fault("HEAD", status=503, times=ALWAYS)]
-    scene.use_by_name()
-
-
-@reads("hf-hub: name, 503, by timm.create_model alone")
 def _(scene: Scene) -> object:
+    scene.use_by_name()
     scene.hub.faults = [Fault("HEAD", status=503, times=ALWAYS)]
-    return timm.create_model(f"hf-hub:{NAME}", pretrained=True)
+    return scene.use_by_name()
+
+
+@reads("hf-hub: name, cached, the Hub has moved on, cache that cannot be written")
+def _(scene: Scene) -> object:
+    scene.use_by_name()
+    content = scene.files["config.json"].replace(b"{", b"{ ", 1)
+    scene.hub.publish(NAME, {**scene.files, "config.json": content})
+    locks, aside = scene.cache / ".locks", scene.cache / ".locks.aside"
+    locks.rename(aside)
+    locks.touch()  # where no folder can be made then, not even by root
+    scene.after += [locks.unlink, lambda: aside.rename(locks)]
+    return scene.use_by_name()
 
 
 @reads("kill -9 while fetching")
@@ -166,10 +202,10 @@ READS["in the cache: a web page, offline"] = damaged(lambda whole: LOGIN_PAGE, o
 
 
 @reads("in the cache: config.json broken")
-def _(scene: Scene) -> None:
+def _(scene: Scene) -> object:
     scene.use_by_name()
     scene.damage(b'{"architecture', "config.json")
-    scene.use_by_name()
+    return scene.use_by_name()
 
 
 @reads("published as such: an LFS pointer")
@@ -201,8 +237,7 @@ def _(scene: Scene) -> object:
 
 @reads("gated")
 def _(scene: Scene) -> object:
-    scene.hub.repos[NAME].gated = True
-    scene.after.append(lambda: setattr(scene.hub.repos[NAME], "gated", False))
+    close(scene)
     return scene.use()
 
 
@@ -222,8 +257,8 @@ def _(scene: Scene) -> object:
 
 
 @reads("no such revision")
-def _(scene: Scene) -> None:
-    scene.use_by_name("@v9")
+def _(scene: Scene) -> object:
+    return scene.use_by_name("@v9")
 
 
 @reads("no such file")

@@ -16,7 +16,6 @@ from tests.hub_client import MODEL, NAME, published, turn_to
 from tests.hub_repos import sha256
 from tests.hub_server import HubServer
 from wszoo.files import sha256_of
-from wszoo.hub import prefetch
 from wszoo.weights import WEIGHTS_FILE, Weights, find, locate
 
 
@@ -41,10 +40,10 @@ class Scene:
         self.started = time.monotonic()
         return locate(self.record)
 
-    def use_by_name(self, revision: str = "") -> None:
-        """What is done for a name of the Hub, before timm sees it."""
+    def use_by_name(self, revision: str = "") -> object:
+        """Make the net by a name of the Hub."""
         self.started = time.monotonic()
-        prefetch(f"hf-hub:{NAME}{revision}")
+        return timm.create_model(f"hf-hub:{NAME}{revision}", pretrained=True)
 
     def cached(self, name: str = WEIGHTS_FILE) -> list[Path]:
         return sorted(self.cache.glob(f"models--*/snapshots/*/{name}"))

@@ -11,7 +11,6 @@ from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 from wszoo import ws_resnet as _registers_the_variants  # noqa: F401
-from wszoo.hub import prefetch
 from wszoo.layers import (
     FORMULAS,
     BatchChannelNorm,
@@ -263,7 +262,6 @@ def _create_dilated(name: str, output_stride: int, options: dict[str, Any]) -> A
 
 
 def _create(name: str, options: dict[str, Any]) -> Any:
-    prefetch(name, cache_dir=options.get("cache_dir"))
     try:
         return timm.create_model(name, features_only=True, **options)
     except RuntimeError as error:  # timm's word for what the caller asked wrongly

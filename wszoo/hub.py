@@ -65,37 +65,54 @@ def fetch_weights(
     return fetch_checked(place, WEIGHTS_FILE, check, patience)
 
 
-def fetch_config(
-    place: Place, *, asked_before: bool = False, patience: Patience = PATIENCE
-) -> tuple[Place, dict[str, Any]]:
+def fetch_config(place: Place, *, patience: Patience = PATIENCE) -> tuple[Place, dict[str, Any]]:
     """What config.json of a repository says, and the commit that it is from.
-
-    Args:
-        asked_before: timm has just asked the Hub for it: what the cache has is current.
 
     Raises:
         FileNotFoundError, ConnectionError, PermissionError, ValueError: As for ``fetch_weights``.
     """
+    path = fetch_checked(place, CONFIG_FILE, _check_config, patience)
+    return replace(place, revision=path.parent.name), read_config(path)
 
-    def check(path: Path) -> None:
-        head = path.read_bytes()
-        try:
-            if not isinstance(json.loads(head), dict):
-                raise ValueError("no object")
-        except (ValueError, RecursionError) as error:
-            reason = placeholder(head[:512]) or "damaged"
-            raise ValueError(f"{path} is {reason}, not a configuration; fetch it again") from error
 
-    path = fetch_checked(place, CONFIG_FILE, check, patience, trust_cache=asked_before)
-    published: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return replace(place, revision=path.parent.name), published
+def read_config(path: Path) -> dict[str, Any]:
+    """What a config.json says, as timm writes it and the zoo adds to it.
+
+    Raises:
+        ValueError: It is damaged, or not that of a net of timm's.
+    """
+    content = path.read_bytes()
+    try:
+        published = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        reason = placeholder(content[:512]) or "damaged"
+        raise ValueError(f"{path} is {reason}, not a configuration; fetch it again") from error
+    if not isinstance(published, dict):
+        raise ValueError(f"{path} is damaged, not a configuration; fetch it again")
+    for key in ("pretrained_cfg", "model_args", "wszoo"):
+        _require(path, published, key, dict, "an object")
+    ours = published.get("wszoo", {})
+    for key in ("formula", "sha256", "dtype"):
+        if ours.get(key) is not None:
+            _require(path, ours, key, str, "text")
+    return published
+
+
+def _check_config(path: Path) -> None:
+    read_config(path)
+
+
+def _require(path: Path, entries: dict[str, Any], key: str, kind: type, noun: str) -> None:
+    if key in entries and not isinstance(entries[key], kind):
+        found = json.dumps(entries[key])
+        raise ValueError(f"{path} has {found[:40]} as {key!r}, not {noun}; fetch it again")
 
 
 def prefetch(name: str, *, cache_dir: str | Path | None = None) -> None:
     """Fetch what timm asks for first, if ``name`` is of the Hub, and fail as this module does.
 
-    timm itself fetches the config.json of a name like ``hf-hub:namespace/name``, with the patience
-    and the messages of the client.
+    For those who want to know before they do other work: ``timm.create_model`` does so by itself,
+    see ``wszoo.loading.guard_timm``.
 
     Raises:
         FileNotFoundError, ConnectionError, PermissionError, ValueError: As for ``fetch_weights``.
@@ -109,8 +126,6 @@ def fetch_checked(
     file: str,
     check: Callable[[Path], None],
     patience: Patience = PATIENCE,
-    *,
-    trust_cache: bool = False,
 ) -> Path:
     """A file in the cache that ``check`` passes; one that does not is fetched a second time.
 
@@ -118,7 +133,7 @@ def fetch_checked(
         ValueError: It does not pass then either.
         OSError: As for ``fetch``.
     """
-    path = fetch(place, file, patience, trust_cache=trust_cache)
+    path = fetch(place, file, patience)
     try:
         check(path)
         return path
@@ -150,16 +165,15 @@ def fetch(
     file: str,
     patience: Patience = PATIENCE,
     *,
-    trust_cache: bool = False,
     again: bool = False,
 ) -> Path:
     """A file of a repository, in the cache; not checked.
 
     No request is made for what lies in the cache from a pinned commit. For a branch or a tag the
-    Hub is asked once; where it does not answer, the copy in the cache is taken.
+    Hub is asked once; where it does not answer, or what it has now cannot be brought here, the copy
+    in the cache is taken.
 
     Args:
-        trust_cache: Take a copy in the cache for current.
         again: Fetch it even if it is there.
 
     Raises:
@@ -170,7 +184,7 @@ def fetch(
         place.repository, file, revision=place.revision, cache_dir=place.cache
     )
     cached = Path(found) if isinstance(found, str) and not again else None
-    if cached is not None and (place.is_pinned or trust_cache):
+    if cached is not None and place.is_pinned:
         return cached
     try:
         stated = look_up(place, file, patience if cached is None else _ONE_TRY)
@@ -182,13 +196,21 @@ def fetch(
             f"fetch it; unset it once, or {place.elsewhere}"
         ) from error
     except OSError as error:
-        if cached is None:
-            raise
-        _logger.warning("%s; the copy in the cache is used", error)
-        return cached
+        return _instead(cached, error)
     if cached is not None and cached.parent.name == stated.commit_hash:
         return cached
-    return transfer(place, file, stated, patience, again=again)
+    try:
+        return transfer(place, file, stated, patience, again=again)
+    except OSError as error:
+        return _instead(cached, error)
+
+
+def _instead(cached: Path | None, error: OSError) -> Path:
+    """The copy in the cache, with a warning; the error where there is none."""
+    if cached is None:
+        raise error
+    _logger.warning("%s; the copy in the cache is used", error)
+    return cached
 
 
 def _reason(error: ValueError) -> str:

@@ -1,25 +1,92 @@
 """What timm is told to load, and the checks that it leaves out.
 
 timm loads leniently as soon as the number of classes differs or features are asked for: a file
-without its last stage then loads without a word. Here only the classifier may be missing.
+without its last stage then loads without a word. Here only the classifier may be missing. And timm
+reads a config.json with the patience of the Hub's client, and as if none were ever damaged.
 """
 
 import dataclasses
-import json
+import functools
+import inspect
 import logging
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from timm.models import PretrainedCfg, resolve_pretrained_cfg
 from torch import Tensor
 
-from wszoo.hub import CONFIG_FILE, fetch_config, fetch_weights, place_of
+from wszoo.hub import CONFIG_FILE, fetch_config, fetch_weights, place_of, read_config
+from wszoo.hub_client import Place
 from wszoo.layers import FORMULAS, WSFormula, formula_name, standardize_weight, to_formula
 from wszoo.weights import WEIGHTS_FILE, check_file, locate, read_header, read_metadata, record_of
 
 _logger = logging.getLogger(__name__)
 
 _SOURCES = ("file", "url", "hf_hub_id", "state_dict")  # of timm's configuration
+_GUARDED = "is_guarded_by_wszoo"
+_read: dict[tuple[str, str], Place] = {}  # the commit that timm read last, by name and cache
+
+
+def guard_timm() -> None:
+    """Have ``timm.create_model`` fail as this zoo does where a config.json cannot be read.
+
+    For names of ``hf-hub:`` and ``local-dir:``, of this zoo or not: in one line, within seconds.
+    What can be read is what timm reads, as before. A timm that is built otherwise stays as it is.
+    """
+    factory = sys.modules.get("timm.models._factory")
+    for name, arguments, guard in (
+        ("load_model_config_from_hf", ["model_id", "cache_dir"], _read_from_hub),
+        ("load_model_config_from_path", ["model_path"], _read_from_folder),
+    ):
+        original = getattr(factory, name, None)
+        if original is None or hasattr(original, _GUARDED):
+            continue
+        if [*inspect.signature(original).parameters] == arguments:
+            setattr(factory, name, _guarded(original, guard))
+
+
+def _guarded(original: Callable[..., Any], guard: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def read(*args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(original).bind(*args, **kwargs)
+        return guard(original, **given.arguments)
+
+    setattr(read, _GUARDED, True)
+    return read
+
+
+def _read_from_hub(
+    original: Callable[..., Any], model_id: str, cache_dir: str | Path | None = None
+) -> Any:
+    """What timm makes of a repository's config.json; it asks the Hub for nothing, we have."""
+    place, published = fetch_config(place_of(model_id, cache_dir=cache_dir))
+    _require_architecture(published, f"{place.repository}, at {place.page},")
+    at_commit = f"{place.repository}@{place.revision}"
+    cfg, *rest = original(model_id=at_commit, cache_dir=place.cache)
+    _read[model_id, str(cache_dir)] = place
+    return ({**cfg, "hf_hub_id": model_id}, *rest)
+
+
+def _read_from_folder(original: Callable[..., Any], model_path: str | Path) -> Any:
+    """What timm makes of a folder's config.json."""
+    path = Path(model_path) / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no {path}; name a folder that `hf download`, `wszoo card` or timm's "
+            f"save_for_hf wrote"
+        )
+    _require_architecture(read_config(path), str(path.parent))
+    return original(model_path=model_path)
+
+
+def _require_architecture(published: dict[str, Any], where: str) -> None:
+    if not isinstance(published.get("architecture"), str):
+        raise ValueError(
+            f"{where} is no net of timm: its {CONFIG_FILE} names no architecture; "
+            f"load it with the library that wrote it"
+        )
 
 
 def resolve_source(
@@ -112,15 +179,17 @@ def _from_published_folder(
     cfg: PretrainedCfg, pretrained: bool, cache_dir: str | Path | None
 ) -> tuple[PretrainedCfg, str | None]:
     """Read the ``wszoo`` key of a published config.json, which timm drops, and check the file."""
-    published: dict[str, Any]
     if cfg.source == "local-dir":
         folder = Path(cfg.file or "")
-        published = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        published, config = read_config(folder / CONFIG_FILE), str(folder / CONFIG_FILE)
     else:
-        place = place_of(cfg.hf_hub_id or "", cache_dir=cache_dir)
-        place, published = fetch_config(place, asked_before=cfg.source == "hf-hub")
+        name = cfg.hf_hub_id or ""
+        read = _read.get((name, str(cache_dir))) if cfg.source == "hf-hub" else None
+        place, published = fetch_config(read or place_of(name, cache_dir=cache_dir))
+        config = f"{CONFIG_FILE} of {place}"
     ours: dict[str, str] = published.get("wszoo", {})
     formula = ours.get("formula") or published.get("model_args", {}).get("formula")
+    _require_formula_exists(formula, config)
     if not pretrained:
         return cfg, formula
     sha256, dtype = ours.get("sha256"), ours.get("dtype")
@@ -143,7 +212,21 @@ def _declared_by_file(file: str | None) -> str | None:
             f"{file} holds folded kernels: standardizing them again would change the net; "
             f"load the unfolded weights, or these into a plain timm ResNet with GroupNorm"
         )
+    _require_formula_exists(metadata.get("formula"), file)
     return metadata.get("formula")
+
+
+def _require_formula_exists(formula: Any, where: str) -> None:
+    """Here the message can name the file, which nobody knows later."""
+    try:
+        if formula is not None:
+            to_formula(formula)
+    except (TypeError, ValueError) as error:
+        known = ", ".join(FORMULAS)
+        raise ValueError(
+            f"{where} names the WS formula {formula!r}, known are {known}; fetch it again, or "
+            f"upgrade wszoo if it is a newer one"
+        ) from error
 
 
 def _require_formula(path: Path, declared: str) -> None:

@@ -12,7 +12,6 @@ from safetensors import SafetensorError
 from torch import nn
 from tqdm import tqdm
 
-from wszoo.hub import prefetch
 from wszoo.weights import find, record_of
 
 CHECK_FAILED, BAD_DATA, STOPPED = 1, 3, 4  # exit codes; 2 is click's, for usage
@@ -141,7 +140,6 @@ def load(name: str, **kwargs: Any) -> nn.Module:
     Raises:
         ValueError: It cannot be loaded. timm says so with RuntimeErrors, which elsewhere are bugs.
     """
-    prefetch(name, cache_dir=kwargs.get("cache_dir"))
     try:
         model: nn.Module = timm.create_model(name, **kwargs)
     except RuntimeError as error:

@@ -1,6 +1,8 @@
 """Finding weights: the record behind a name, and the file of a record."""
 
+import logging
 import os
+from functools import cache
 from pathlib import Path
 
 from wszoo.hub import fetch_weights, place_of
@@ -32,6 +34,8 @@ __all__ = [
     "read_metadata",
     "record_of",
 ]
+
+_logger = logging.getLogger(__name__)
 
 
 def find(name: str) -> Weights:
@@ -132,7 +136,23 @@ def _present(weights: Weights) -> Path | None:
         path = Path(folder).expanduser() / weights.name / WEIGHTS_FILE
         if path.exists():
             return path
+        _warn_of(folder)
     return ASSETS / weights.name / WEIGHTS_FILE if weights.packaged else None
+
+
+@cache  # once a process for each folder, however many weights are looked for
+def _warn_of(folder: str) -> None:
+    """A folder without these weights may be meant; one that can hold none is a slip."""
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        _logger.warning("WSZOO_WEIGHTS=%r is no folder; it is ignored, unset or mend it", folder)
+    elif (path / WEIGHTS_FILE).exists():
+        _logger.warning(
+            "WSZOO_WEIGHTS=%r holds %s itself; it is ignored, set it to the folder above, %r",
+            folder,
+            WEIGHTS_FILE,
+            str(path.absolute().parent),
+        )
 
 
 def _nowhere(weights: Weights) -> str:

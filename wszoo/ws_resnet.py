@@ -19,9 +19,10 @@ from wszoo.layers import (
     refuse_folded,
     to_formula,
 )
-from wszoo.loading import adapt_state_dict, resolve_source
+from wszoo.loading import adapt_state_dict, guard_timm, resolve_source
 from wszoo.weights import WEIGHTS
 
+guard_timm()
 _ATTENTION = "se"  # what timm calls the attention of a block; no norm follows its convolutions
 
 

@@ -11,10 +11,7 @@ from train.hub_push_cases import PUSHES
 from train.study_hub import PAGE, RESULTS, WORKS, Row, main, markdown, run
 
 ROWS = {row["fault"]: Row(**row) for row in json.loads(RESULTS.read_text())["results"]}
-BY_THE_CLIENT = {  # which decides how often it tries
-    "hf-hub: name, 503, by timm.create_model alone",
-    "push: LFS upload, 503",
-}
+BY_THE_CLIENT = {"push: LFS upload, 503"}  # which decides how often it tries
 
 
 def test_the_page_is_rendered_from_the_committed_results() -> None:

@@ -13,7 +13,6 @@ from wszoo.backbone import Backbone, load_backbone
 from wszoo.detection.assembly import batch_norms_beside_body
 from wszoo.finetune.defaults import HEADS
 from wszoo.finetune.settings import FineTuning, TaskName
-from wszoo.hub import prefetch
 from wszoo.layers import BatchChannelNorm, formula_key, freeze, to_formula
 from wszoo.lint import lint
 
@@ -112,7 +111,6 @@ def _require_head(task: TaskName, head: str) -> None:
 
 
 def _classifier(name: str, num_classes: int, settings: FineTuning, **options: Any) -> nn.Module:
-    prefetch(name)
     try:
         model: nn.Module = timm.create_model(name, num_classes=num_classes, **options)
     except RuntimeError as error:  # timm's word for what the caller asked wrongly
