@@ -16,7 +16,7 @@ def committed() -> list[str]:
 
 
 def test_every_figure_and_page_is_what_the_committed_results_give() -> None:
-    assert {"accumulation", "inside", "invariance"} <= set(committed())
+    assert {"accumulation", "inside", "invariance", "seed"} <= set(committed())
     for name in committed():
         assert check(name) == [], "out of date: run `python -m train.studies.check --render`"
 

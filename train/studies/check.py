@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import click
 
 from train import study_accumulation, study_inside, study_invariance
-from train.studies import batch_size_page, grid, transfer_page
+from train.studies import batch_size_page, grid, seed_page, transfer_page
 from train.studies.figures import PLOTTED, Plot, differences
 from train.studies.results import STUDIES
 from wszoo.terminal import CHECK_FAILED, OneLineErrors, as_json, report
@@ -63,6 +63,7 @@ CHECKED = {
         study_invariance.write_page,
         study_invariance.RESULTS,
     ),
+    "seed": Study(_shown(seed_page.plots), seed_page.page, seed_page.write_page, seed_page.RESULTS),
 }
 PAGE = "README.md"
 
