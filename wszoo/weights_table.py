@@ -65,6 +65,20 @@ def _published(top1_error: float, top5_error: float) -> dict[str, dict[str, floa
 WEIGHTS: tuple[Weights, ...] = (
     Weights(
         model="resnet18_gn_ws",
+        tag="e28_tin200",
+        sha256="8ad1de82072b0b9a7a3230104afe108b4f53e9631a760885f02bcf98a94a5463",
+        license="imagenet-research",
+        num_classes=200,
+        labels="tin200.tsv",
+        input_size=(3, 80, 80),
+        crop_pct=1.0,
+        interpolation="bicubic",
+        recipe="e28_tin200",
+        metrics={"Tiny ImageNet val": {"top1": 51.92, "top5": 76.92}},
+        packaged=True,
+    ),
+    Weights(
+        model="resnet18_gn_ws",
         tag="e20_tin200",
         sha256="f97588e76dc60246c1945f65d835e0e8a03e62c441072e6a2db85b8aaee60a05",
         license="imagenet-research",
@@ -75,7 +89,6 @@ WEIGHTS: tuple[Weights, ...] = (
         interpolation="bicubic",
         recipe="e20_tin200",
         metrics={"Tiny ImageNet val": {"top1": 51.4, "top5": 76.41}},
-        packaged=True,
     ),
     Weights(
         model="resnet18_gn_ws",
