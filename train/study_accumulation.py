@@ -165,8 +165,8 @@ the images in it: accumulation trains another function, from the first step on.
 ![How far the two losses are apart](difference.png)
 
 The optimizer is SGD with a peak rate of {rate:g} ({base_rate:g} per 64 images), as in the
-[study of images per step](../batch_size/README.md). What this does not show: that either way is
-better; whether BN does well with accumulation in larger passes; more than one seed.
+[study of images per step](../../../train/study_batch_size.py). What this does not show: that
+either way is better; whether BN does well with accumulation in larger passes; more than one seed.
 
 ```
 python -m train.study_accumulation --data tiny-imagenet

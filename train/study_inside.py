@@ -150,8 +150,8 @@ TEXT = """# What Weight Standardization does inside
 
 GroupNorm nets with and without Weight Standardization, trained alike: ResNet-20 at 32 pixels, base
 rate {base_rate:g} per 64 images, batches of {batch}, {samples} photos of the
-[study of images per step](../batch_size/README.md), {seeds} seeds, mean and 95 % interval over
-seeds. Top-1 on test photos: {scores}.
+[study of images per step](../../../train/study_batch_size.py), {seeds} seeds, mean and 95 %
+interval over seeds. Top-1 on test photos: {scores}.
 
 ## Is the loss smoother?
 
