@@ -70,7 +70,8 @@ def top1(model: nn.Module, stored: StoredImages, chosen: np.ndarray, size: int) 
 
 def export(trained: PretrainedRun, pixels: int) -> tuple[Weights, dict[str, Any]]:
     """Write the weights of a finished run as fp16 safetensors, and make their record."""
-    model, tag, settings = (trained.facts[key] for key in ("model", "recipe", "settings"))
+    model, recipe, settings = (trained.facts[key] for key in ("model", "recipe", "settings"))
+    tag = trained.tag
     path = ASSETS / f"{model}.{tag}" / WEIGHTS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     halves = {
@@ -91,7 +92,7 @@ def export(trained: PretrainedRun, pixels: int) -> tuple[Weights, dict[str, Any]
         input_size=(3, pixels, pixels),
         crop_pct=1.0,
         interpolation="bicubic",
-        recipe=tag,
+        recipe=recipe,
         packaged=True,
     )
     return weights, {
@@ -198,8 +199,12 @@ def publish(run: Path, data: Path) -> tuple[Weights, Path]:
     Raises:
         FileNotFoundError, ValueError: The run is not finished, or damaged.
     """
-    trained = read_pretrained(run)
-    by_pixels = held_out_by_pixels(trained, data, run.parent / "cache")
+    return publish_trained(read_pretrained(run), data, run.parent / "cache")
+
+
+def publish_trained(trained: PretrainedRun, data: Path, cache: Path) -> tuple[Weights, Path]:
+    """As ``publish``, of a run that was read; ``cache`` holds decoded photos."""
+    by_pixels = held_out_by_pixels(trained, data, cache)
     pixels = max(by_pixels, key=lambda size: by_pixels[size])
     weights, results = export(trained, pixels)
     results["held_out_by_pixels"] = {str(size): share for size, share in by_pixels.items()}

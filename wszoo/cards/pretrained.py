@@ -51,7 +51,8 @@ class PretrainedRun:
     """A finished run.
 
     Attributes:
-        facts: Its run.json.
+        facts: Its run.json; of a mean of weights that of the first, with a ``tag`` of its own and
+            how the shares were chosen as ``average``.
         epochs: One row each, as metrics.jsonl has them.
         state_dict: Its weights: their moving average, where one was kept.
     """
@@ -61,9 +62,15 @@ class PretrainedRun:
     state_dict: dict[str, Tensor]
 
     @property
+    def tag(self) -> str:
+        """What its weights are called."""
+        return str(self.facts.get("tag", self.facts["recipe"]))
+
+    @property
     def results(self) -> dict[str, Any]:
         """What a ``results.json`` says of any such run."""
-        return {
+        average = {key: self.facts[key] for key in ("average",) if key in self.facts}
+        return average | {
             "model": self.facts["model"],
             "recipe_name": self.facts["recipe"],
             "recipe": self.facts["settings"],

@@ -31,6 +31,7 @@ _PICTURES = {
     "confusion.png": "true class by predicted class",
     **{f"{topic}.png": what for topic, what in TOPICS.items()},
 }
+_AVERAGE = "python -m train.average {parts} --tag {tag} --data DIR --cache DIR"
 _COMMANDS = """python -m train.pretrain {model} --recipe {recipe_name} --data DIR --out RUN
 python -m train.publish RUN --data DIR"""
 
@@ -59,7 +60,7 @@ def render_card(weights: Weights, results: dict[str, Any]) -> str:
         _usage(weights, described),
         _facts(weights, results, described),
         _results(weights, results, data),
-        training_section(results, weights.num_classes, _COMMANDS),
+        training_section(results, weights.num_classes, _commands(weights, results)),
         _intended_use(data),
         _licences(weights, data),
         _versions(weights),
@@ -189,6 +190,15 @@ def _classes(results: dict[str, Any]) -> str:
         f"Recognised best: {told['best']}. Worst: {told['worst']}.",
         f"Most often taken for one another, with how often: {taken}.",
     )
+
+
+def _commands(weights: Weights, results: dict[str, Any]) -> str:
+    if "average" not in results:
+        return _COMMANDS
+    tried = {name: None for each in results["average"]["tried"] for name in each["shares"]}
+    first = next(iter(results["average"]["shares"]))
+    parts = " ".join([first, *(name for name in tried if name != first)])
+    return _AVERAGE.format(parts=parts, tag=weights.tag)
 
 
 def _intended_use(data: DataSet) -> str:

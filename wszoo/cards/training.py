@@ -34,6 +34,7 @@ def training_section(results: dict[str, Any], classes: int, commands: str) -> st
         "## Training",
         pictures(shown, results.get("pictures", ())),
         f"```\n{commands.format(**results)}\n```",
+        _average(results),
         paragraph(_chosen_on(recipe, classes), _lineage(results), str(results.get("remark", ""))),
         f"One process on {results['hardware']}, {duration(epochs[-1]['seconds'])} of wall time; "
         f"energy was not measured.\nCode {results['code']}; {versions}.",
@@ -44,6 +45,27 @@ def training_section(results: dict[str, Any], classes: int, commands: str) -> st
         _by_pixels(results.get("held_out_by_pixels", {})),
     )
     return "\n\n".join(filter(None, parts))
+
+
+def _average(results: dict[str, Any]) -> str:
+    """What the weights are a mean of, and what else was tried."""
+    if "average" not in results:
+        return ""
+    found = results["average"]
+    parts = ", ".join(f"{share:g} of `{name}`" for name, share in found["shares"].items())
+    tried = [
+        (
+            " + ".join(f"{share:g} {name.split('.')[1]}" for name, share in each["shares"].items()),
+            f"{each['held_out_top1']:.2f}",
+        )
+        for each in found["tried"]
+    ]
+    text = paragraph(
+        f"These weights are a mean: {parts}. Nothing was trained for it; the shares are those that "
+        f"did best on the photos held out, at {found['pixels']} pixels. What follows tells of the "
+        f"run that ended in `{next(iter(found['shares']))}`."
+    )
+    return f"{text}\n\n{table(('mixture', 'held-out top-1 (%)'), tried)}"
 
 
 def _chosen_on(recipe: dict[str, Any], classes: int) -> str:
