@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.layers.standardizations import standardizations
 from wszoo import WSConv2d, fold
 from wszoo.backbone import Backbone, load_backbone
 from wszoo.layers import BatchChannelNorm, FrozenWSConv2d
@@ -221,27 +221,12 @@ def test_a_fine_tune_with_frozen_stages_loads_into_a_net_without_any(tmp_path: P
     assert torch.equal(again.eval()(images()), tuned(images()))
 
 
-class Standardizations(TorchDispatchMode):
-    """Counts how often a kernel is standardized: nothing else here takes a vector norm."""
-
-    count = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        self.count += func.overloadpacket.__name__ == "linalg_vector_norm"
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize(("trainable_stages", "count"), [(5, 13), (4, 12), (3, 9), (1, 3), (0, 0)])
 def test_frozen_stages_standardize_nothing(trainable_stages: int, count: int) -> None:
     backbone = load_backbone(TINY, trainable_stages=trainable_stages)
     backbone.train()(images())  # the first pass fills what is kept
 
-    with Standardizations() as standardizations:
-        backbone(images())
-
-    assert standardizations.count == count
+    assert standardizations(lambda: backbone(images())) == count
 
 
 def test_frozen_stages_record_no_graph() -> None:

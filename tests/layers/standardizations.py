@@ -11,23 +11,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from wszoo.layers import FORMULAS, WSConv2d, refresh, standardize_weight
 
 
-class Operators(TorchDispatchMode):
-    """Counts the calls of an operator."""
+class Standardizations(TorchDispatchMode):
+    """Counts how often kernels are standardized: normalized with a group per channel."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str = "native_group_norm") -> None:
         super().__init__()
         self.name, self.count = name, 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        self.count += func.overloadpacket.__name__ == self.name
+        if func.overloadpacket.__name__ == self.name:
+            *_, channels, _, groups, _ = args
+            self.count += channels == groups
         return func(*args, **(kwargs or {}))
 
 
 def standardizations(run: Callable[[], object]) -> int:
-    """How often ``run`` standardizes a kernel: nothing else here takes a vector norm."""
-    with Operators("linalg_vector_norm") as counter:
+    """How often ``run`` standardizes a kernel."""
+    with Standardizations() as counter:
         run()
     return counter.count
 

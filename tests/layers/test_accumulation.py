@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.layers.standardizations import (
     GRAPHS,
-    Operators,
+    Standardizations,
     image,
     live,
     make_layer,
@@ -117,7 +117,7 @@ def test_every_weight_is_standardized_once_forward_and_backward() -> None:
     assert standardizations(lambda: accumulate(net, x)) == PASSES * convs
     assert standardizations(lambda: accumulate(net, x, standardized_once)) == convs
     assert standardizations(lambda: accumulate(net, x, settled)) == convs
-    with Operators("native_batch_norm_backward") as backward:
+    with Standardizations("native_group_norm_backward") as backward:
         accumulate(net, x, standardized_once)
     assert backward.count == convs
 

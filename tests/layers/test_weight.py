@@ -170,6 +170,35 @@ def test_constant_filters_stay_finite(value: float, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("ratio", [1.0, 10.0, 1e2, 1e3, 1e4])
+def test_filters_far_from_zero_lose_no_more_digits_than_their_means_take(
+    ratio: float, name: str
+) -> None:
+    """Of float32 numbers with a mean of R deviations, R roundings are all that is known."""
+    weight = 0.02 * (torch.randn(4, 64, 3, 3) + ratio)
+    leaf, exact = weight.clone().requires_grad_(), weight.double().requires_grad_()
+    upstream = torch.randn_like(weight)
+
+    result, expected = standardize_weight(leaf, name), reference(exact, name)
+    (gradient,) = torch.autograd.grad(result, leaf, upstream)
+    (expected_gradient,) = torch.autograd.grad(expected, exact, upstream.double())
+
+    assert relative(result, expected) < 1e-6 * max(ratio, 1)
+    assert relative(gradient, expected_gradient) < 1e-6 * max(ratio, 1)
+
+
+def test_the_gradient_of_all_but_constant_filters_is_not_made_of_rounding() -> None:
+    weight = torch.full((4, 64, 3, 3), 0.1)
+    weight[:, 0] += 1e-8  # the next number up
+    leaf, upstream = weight.requires_grad_(), torch.randn_like(weight)
+
+    (gradient,) = torch.autograd.grad(standardize_weight(leaf), leaf, upstream)
+
+    steepest = (upstream - upstream.mean(dim=(1, 2, 3), keepdim=True)) / 1e-5
+    assert relative(gradient, steepest) < 0.05
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("exponent", range(-12, 16, 3))
 def test_tiny_and_huge_filters_keep_their_accuracy(exponent: int, name: str) -> None:
     weight = make_weight((4, 512, 3, 3), 10.0**exponent)

@@ -58,7 +58,10 @@ def test_weights_of_other_formulas_are_not_averaged(tmp_path: Path) -> None:
         (["--tag", "Mean", SMALL.name], "'Mean' is no tag; use small letters"),
         (["--tag", "mean_tin200", SMALL.name, SMALL.model], "name at least two different weights"),
         (["--tag", "mean_tin200", SMALL.name, "resnet18_gn_ws.e999"], "e999"),
-        (["--tag", "mean", SMALL.name, "resnet18_gn_ws"], "'mean' names no data; end it in _tin200"),
+        (
+            ["--tag", "mean", SMALL.name, "resnet18_gn_ws"],
+            "'mean' names no data; end it in _tin200",
+        ),
     ],
 )
 def test_wrong_use_is_told_in_a_line(arguments: list[str], message: str, tmp_path: Path) -> None:

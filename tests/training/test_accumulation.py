@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.layers.standardizations import Operators
+from tests.layers.standardizations import Standardizations
 from tests.training.test_distributed import torchrun
 from wszoo.layers import WSConv2d
 from wszoo.training.engine import Learner, Precision
@@ -38,7 +38,7 @@ def test_weights_are_standardized_once_per_step(precision: Precision) -> None:
     batches = [*torch.randn(PASSES, 1, 3, 32, 32)]
 
     for _ in range(2):
-        with Operators("native_batch_norm_backward") as backward:
+        with Standardizations("native_group_norm_backward") as backward:
             trained.step(batches, loss, rate=1.0)
         assert backward.count == convs
     assert not any("_once" in module.__dict__ for module in trained.model.modules())

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from wszoo.layers.kept import PASSING, KeepingConv2d
 
-# Stands in for divisor times length of constant filters where that divides; far below any real one.
-_TINY = 1e-25
-_batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
+_TINY = 1e-34  # keeps the rstd of constant filters finite; far below any real variance
+_group_norm = torch.ops.aten.native_group_norm.default
+_group_norm_backward = torch.ops.aten.native_group_norm_backward.default
 
 
 class WSFormula(NamedTuple):
@@ -73,13 +73,6 @@ def formula_key(formula: WSFormula) -> str | list[bool | float]:
     return name if name in FORMULAS else list(formula)
 
 
-def _divisor(deviation: Tensor, formula: WSFormula) -> Tensor:
-    """What centred filters are divided by."""
-    if formula.eps_inside:
-        return (deviation.square() + formula.eps).sqrt_()
-    return deviation + formula.eps
-
-
 def _composite(filters: Tensor, unbiased: bool, eps: float, eps_inside: bool) -> Tensor:
     """The formula in plain operators: differentiable any number of times, and scriptable."""
     rows = filters.reshape(filters.shape[0], -1)
@@ -97,18 +90,33 @@ class Measured(NamedTuple):
 
     filters: Tensor
     mean: Tensor
-    length: Tensor
-    divisor: Tensor
+    rstd: Tensor
+    inverse: Tensor | None  # of the divisor; None where rstd says it all
 
 
+def _biased(fan_in: int, formula: WSFormula) -> float:
+    """The biased deviation of a filter over the one that ``formula`` takes."""
+    return float(((fan_in - int(formula.unbiased)) / fan_in) ** 0.5)
+
+
+def _factors(filters: Tensor, factor: float) -> Tensor | None:
+    """``factor`` for each filter, as GroupNorm takes it."""
+    return None if factor == 1 else filters.new_full(filters.shape[:1], factor)
+
+
+# GroupNorm with a group per filter takes statistics and normalizes while a filter is in cache.
 def _measure(filters: Tensor, formula: WSFormula) -> Measured:
-    rows = filters.reshape(filters.shape[0], -1)
-    root_freedom = (rows.shape[1] - int(formula.unbiased)) ** 0.5
-    mean = rows.mean(1, True)
-    centred = rows - mean
-    length = torch.linalg.vector_norm(centred, 2, 1, True)  # of a filter, as a vector
-    divisor = _divisor(length / root_freedom, formula)
-    return Measured(centred.div_(divisor).view(filters.shape), mean, length, divisor)
+    count, fan_in = filters.shape[0], filters.numel() // filters.shape[0]
+    rows, biased = filters.reshape(1, count, fan_in), _biased(fan_in, formula)
+    if formula.eps_inside:
+        weight, eps = _factors(filters, biased), formula.eps * biased**2
+        result, mean, rstd = _group_norm(rows, weight, None, 1, count, fan_in, count, eps)
+        return Measured(result.view(filters.shape), mean, rstd, None)
+    result, mean, rstd = _group_norm(rows, None, None, 1, count, fan_in, count, _TINY)
+    # To divide by deviation + eps is to multiply by rstd and this:
+    scale = torch.rsub(rstd, 1 / biased, alpha=-formula.eps).reciprocal_()
+    result.mul_(scale.unsqueeze(2))
+    return Measured(result.view(filters.shape), mean, rstd, scale.mul_(rstd))
 
 
 class _StandardizeFilters(torch.autograd.Function):
@@ -131,7 +139,7 @@ class _StandardizeFilters(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None, None]:
         if grad is None:
             return None, None, None
-        filters, mean, length, divisor = ctx.saved_tensors
+        filters, mean, rstd, inverse = ctx.saved_tensors
         formula: WSFormula = ctx.formula
         if torch.is_grad_enabled():  # create_graph: the saved statistics carry no graph
             again = _composite(filters, *formula)
@@ -139,34 +147,46 @@ class _StandardizeFilters(torch.autograd.Function):
         # With c = filter - mean, d the divisor and n the fan-in, the gradient is
         #     1 / d * (grad - mean(grad) - c * sum(c * grad) * q / n),
         # where q = n / (freedom * d * deviation), or n / (freedom * d * d) with eps inside.
-        # BatchNorm's kernel computes just that in one sweep: it has invstd**2 for q and
-        # weight * invstd for 1 / d, so those two are chosen to fit.
-        shape = (1, filters.shape[0], -1)
-        fan_in = filters.numel() // filters.shape[0]
-        root_freedom = (fan_in - int(formula.unbiased)) ** 0.5
-        if formula.eps_inside:
-            invstd = divisor.reciprocal().mul_(fan_in**0.5 / root_freedom)
+        # GroupNorm's kernel computes just that: it has rstd**2 for q and weight * rstd for 1 / d,
+        # so those two are chosen to fit; with eps inside they do as they are.
+        count, fan_in = filters.shape[0], filters.numel() // filters.shape[0]
+        shape, biased = (1, count, fan_in), _biased(fan_in, formula)
+        if inverse is None:
+            weight = _factors(filters, biased)
         else:
-            spread = torch.mul(divisor, length).clamp_min_(_TINY)
-            invstd = spread.mul_(root_freedom / fan_in).rsqrt_()
-        result, _, _ = _batch_norm_backward(
+            # The kernel takes c apart, and for all but constant filters would sum up rounding: the
+            # last term, which is nothing beside others, keeps q from growing beyond that.
+            rounding = (100 * torch.finfo(filters.dtype).eps) ** 2
+            rstd = torch.mul(inverse, rstd).reciprocal_().mul_(biased)
+            rstd = rstd.addcmul_(mean, mean, value=rounding).rsqrt_()
+            weight = torch.div(inverse, rstd).view(-1)
+        result, _, _ = _group_norm_backward(
             grad.reshape(shape),
             filters.reshape(shape),
-            torch.mul(divisor, invstd).reciprocal_().view(-1),
-            None,
-            None,
-            mean.view(-1),
-            invstd.view(-1),
-            True,
-            0.0,
+            mean,
+            rstd,
+            weight,
+            1,
+            count,
+            fan_in,
+            count,
             [True, False, False],
         )
         return result.view(filters.shape), None, None
 
 
 def _standardize_filters(filters: Tensor, formula: WSFormula) -> Tensor:
-    if torch._C._are_functorch_transforms_active():  # torch.func differentiates by itself
+    # torch.func differentiates by itself, and traced sizes are no numbers to compute with.
+    if torch._C._are_functorch_transforms_active() or torch._C._is_tracing():
         return _composite(filters, *formula)
+    if formula.eps_inside:  # which is GroupNorm itself
+        count, fan_in = filters.shape[0], filters.numel() // filters.shape[0]
+        biased = _biased(fan_in, formula)
+        rows, eps = filters.reshape(1, count, fan_in), formula.eps * biased**2
+        normalized = torch.group_norm(rows, count, _factors(filters, biased), None, eps)
+        return normalized.view(filters.shape)
+    if not (filters.requires_grad and torch.is_grad_enabled()):
+        return _measure(filters, formula).filters
     result: Tensor = _StandardizeFilters.apply(filters, formula, None)
     return result
 
