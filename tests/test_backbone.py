@@ -99,7 +99,7 @@ def test_names_of_tensors_are_timms() -> None:
 
 
 def test_mean_and_deviation_are_those_of_the_weights() -> None:
-    for name in (TINY, "resnet18_gn_ws.e28_tin200"):
+    for name in (TINY, "resnet18_gn_ws.e28_avg_tin200"):
         backbone = load_backbone(name)
 
         assert (backbone.mean, backbone.std) == (find(name).mean, find(name).std)

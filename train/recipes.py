@@ -45,9 +45,6 @@ E28_TIN200 = replace(
 # Enough for the test net, which has 0.3 million parameters in its body.
 E3_TIN200 = replace(E6_TIN200, phases=((3, 64),), test_size=64)
 
-# The BatchNorm twin of resnet18_gn_ws: the same photos and steps in smaller batches.
-E14_B64_TIN200 = replace(E14_TIN200, batch_size=64, warmup_steps=4 * 74)
-
 # Half an hour on one H100, with the photos in its memory; not run yet.
 H100_30MIN_TIN200 = replace(
     E6_TIN200,
@@ -114,7 +111,6 @@ RECIPES: dict[str, Recipe] = {
     "e14_tin200": E14_TIN200,
     "e20_tin200": E20_TIN200,
     "e28_tin200": E28_TIN200,
-    "e14_b64_tin200": E14_B64_TIN200,
     "h100_30min_tin200": H100_30MIN_TIN200,
     "jhu_in1k": JHU_IN1K,
     "jhu_b128_in1k": JHU_B128_IN1K,

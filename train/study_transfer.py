@@ -33,8 +33,12 @@ from wszoo.weights import find
 
 MODULE = "train.study_transfer"
 OUT = STUDIES / "transfer"
-TWIN = STUDIES.parent / "resnet18.e14_b64_tin200"  # in model_cards once it is trained
-STARTS = ("published", "random", "bn_twin")
+# By one recipe: the photos, steps and rates of the first are those of the second.
+TWINS = {
+    "bn_twin": STUDIES.parent / "resnet18.e14_tin200",  # there once it is trained
+    "gn_twin": STUDIES.parent / "resnet18_gn_ws.e14_tin200",
+}
+STARTS = ("published", "random", *TWINS)
 SEEDS = (0, 1)
 
 
@@ -70,8 +74,12 @@ def cells(tasks: tuple[str, ...], starts: tuple[str, ...], seeds: tuple[int, ...
 def settings_of(cell: Cell) -> FineTuning:
     """The settings of one run."""
     task = TASKS[cell.task]
-    if cell.start == "bn_twin":
-        net: dict[str, Any] = {"model": f"local-dir:{TWIN}", "allow_batch_norm": True}
+    if cell.start in TWINS:
+        norm = cell.start == "bn_twin"
+        net: dict[str, Any] = {
+            "model": f"local-dir:{TWINS[cell.start]}",
+            "allow_batch_norm": norm,
+        }
     else:
         net = {"model": find("resnet18_gn_ws").name, "pretrained": cell.start == "published"}
     given = {**task.settings, **net, "lr": task.lr(cell.batch)}
@@ -157,10 +165,10 @@ def main(
     if not render:
         if data is None or runs is None:
             raise click.UsageError("give --data and --runs, or --render alone")
-        if "bn_twin" in starts and not TWIN.is_dir():
+        if "bn_twin" in starts and not TWINS["bn_twin"].is_dir():
             raise click.UsageError(
-                f"there is no BatchNorm twin in {TWIN}; train it with the recipe e14_b64_tin200, "
-                f"or leave it out with --starts published,random"
+                f"there is no BatchNorm twin in {TWINS['bn_twin']}; make it as train/README.md "
+                f"says, or leave it out with --starts published,random,gn_twin"
             )
         torch.set_num_threads(threads)
         work(data, out, runs, cells(tasks, starts, SEEDS), minutes)

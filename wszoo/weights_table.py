@@ -65,6 +65,20 @@ def _published(top1_error: float, top5_error: float) -> dict[str, dict[str, floa
 WEIGHTS: tuple[Weights, ...] = (
     Weights(
         model="resnet18_gn_ws",
+        tag="e28_avg_tin200",
+        sha256="23ba97f1343353402054864ff2cfbb138904cde8a7fb24690dda8dc6aced97f7",
+        license="imagenet-research",
+        num_classes=200,
+        labels="tin200.tsv",
+        input_size=(3, 80, 80),
+        crop_pct=1.0,
+        interpolation="bicubic",
+        recipe="e28_tin200",
+        metrics={"Tiny ImageNet val": {"top1": 53.05, "top5": 77.73}},
+        packaged=True,
+    ),
+    Weights(
+        model="resnet18_gn_ws",
         tag="e28_tin200",
         sha256="8ad1de82072b0b9a7a3230104afe108b4f53e9631a760885f02bcf98a94a5463",
         license="imagenet-research",
@@ -75,7 +89,6 @@ WEIGHTS: tuple[Weights, ...] = (
         interpolation="bicubic",
         recipe="e28_tin200",
         metrics={"Tiny ImageNet val": {"top1": 51.92, "top5": 76.92}},
-        packaged=True,
     ),
     Weights(
         model="resnet18_gn_ws",

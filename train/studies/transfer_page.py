@@ -14,6 +14,7 @@ LABELS = {
     "published": "GN+WS, published weights",
     "random": "GN+WS, random weights",
     "bn_twin": "BN, twin's weights",
+    "gn_twin": "GN+WS, weights of the twin's recipe",
 }
 
 
@@ -94,7 +95,7 @@ def _findings(rows: Sequence[Row], name: str, sizes: Sequence[int]) -> list[str]
     lines = []
     for size in sizes:
         ours = scores(rows, name, "published", size)
-        for start in ("random", "bn_twin"):
+        for start in ("random", "bn_twin", "gn_twin"):
             theirs = scores(rows, name, start, size)
             if ours and theirs:
                 lines.append(f"- {size} per step: {_verdict(ours, theirs, LABELS[start])}.")
