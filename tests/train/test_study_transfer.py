@@ -11,7 +11,7 @@ from PIL import Image
 from train.studies import transfer_page
 from train.studies.transfer_page import plots, write_page
 from train.studies.transfer_tasks import TASKS, prepare
-from train.study_transfer import Cell, cells, left, main, settings_of
+from train.study_transfer import STARTS, Cell, cells, left, main, settings_of
 from wszoo.datasets.quarantine import read_quarantine
 from wszoo.finetune.data import read_images
 from wszoo.training.rows import append_row, write_rows
@@ -48,15 +48,15 @@ def test_the_runs_that_say_most_come_first() -> None:
 
 
 def test_starts_differ_in_the_weights_alone() -> None:
-    ours, random, twin = (
-        settings_of(Cell("bccd", start, 2, 1)) for start in ("published", "random", "bn_twin")
-    )
+    every = [settings_of(Cell("bccd", start, 2, 1)) for start in STARTS]
+    ours, random, twin, recipe = every
 
     assert (ours.pretrained, random.pretrained, twin.pretrained) == (True, False, True)
     assert ours.model == random.model and "resnet18_gn_ws" in ours.model
-    assert not ours.allow_batch_norm and twin.allow_batch_norm
+    assert recipe.pretrained and Path(recipe.model.partition(":")[2]).is_dir()
+    assert [each.allow_batch_norm for each in every] == [False, False, True, False]
     alike = ("lr", "epochs", "batch_size", "image_size", "head", "seed", "trainable_stages")
-    assert len({tuple(getattr(each, key) for key in alike) for each in (ours, random, twin)}) == 1
+    assert len({tuple(getattr(each, key) for key in alike) for each in every}) == 1
 
 
 def test_rates_grow_with_the_batch_up_to_a_bound() -> None:
