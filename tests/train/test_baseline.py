@@ -13,6 +13,7 @@ from PIL import Image
 from train import baseline, publish
 from train.recipes import RECIPES
 from wszoo.cards import read_results
+from wszoo.cards.pretrained import read_pretrained
 from wszoo.training.checkpoint import save_checkpoint
 
 MODEL, RECIPE = "test_resnet", "once_tin200"  # of timm, with BatchNorm
@@ -68,7 +69,7 @@ def test_a_net_with_batch_norm_is_kept_as_timm_loads_it(
     results = read_results(folder)
     model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     trained = timm.create_model(MODEL, num_classes=2).eval()
-    trained.load_state_dict(baseline.read_pretrained(run).state_dict)
+    trained.load_state_dict(read_pretrained(run).state_dict)
     images = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(model(images), trained(images), rtol=1e-2, atol=1e-2)
     cfg = model.pretrained_cfg
