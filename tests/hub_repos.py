@@ -1,95 +1,106 @@
-"""What the stand-in for the Hub keeps: repositories of commits, large files, collections."""
+"""What the stand-in for the Hub keeps: repositories of commits; and requests and answers."""
 
-import hashlib
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass, field
+from email.message import Message
 from functools import lru_cache
-from typing import Any
+from hashlib import sha1
+from hashlib import sha256 as _sha256
+from typing import Any, NamedTuple
 
+Table = dict[str, Any]
 FIRST_FILES = {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"}
 
 
-class Refused(Exception):  # noqa: N818
-    """An error for an answer: its status, the code that the client goes by, more for the body."""
+@lru_cache(maxsize=64)
+def sha256(content: bytes) -> str:
+    return _sha256(content).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def git_oid(content: bytes) -> str:
+    return sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def is_lfs(path: str, start: bytes) -> bool:
+    return path.endswith(".safetensors") or b"\0" in start[:512]
+
+
+class Answer(Exception):  # noqa: N818
+    """What is sent; raised where it is a refusal, which the client knows by its ``code``."""
 
     def __init__(
-        self,
-        status: int,
-        code: str = "",
-        message: str = "",
-        *,
-        headers: Mapping[str, str] | None = None,
-        **more: object,
+        self, sent: Any, headers: Table | None = None, *, status: int = 200, code: str = ""
     ) -> None:
-        super().__init__(message)
-        self.status, self.message, self.more = status, message, more
-        told = {"X-Error-Code": code, "X-Error-Message": message}
-        self.headers = {key: text for key, text in told.items() if text} | dict(headers or {})
+        self.content = sent if isinstance(sent, bytes) else json.dumps(sent).encode()
+        self.headers = {"X-Error-Code": code} if code else {}
+        self.headers |= headers or {}
+        self.status = status
 
 
-@dataclass(frozen=True)
-class Commit:
+class Request(NamedTuple):
+    """One that came in, at ``origin`` "hub" or "cdn"."""
+
+    method: str
+    path: str
+    headers: Message
+    origin: str
+    body: bytes
+
+    @property
+    def sent(self) -> Any:
+        return json.loads(self.body)
+
+
+class Commit(NamedTuple):
     sha: str
     title: str
     files: dict[str, bytes]
     parent: str | None
 
+    def entries(self) -> list[Table]:
+        """What the Hub says of each file, by the several names that it has for the same."""
+        found = []
+        for path, data in sorted(self.files.items()):
+            oid, size = git_oid(data), len(data)
+            found.append({"type": "file", "path": path, "rfilename": path, "size": size})
+            found[-1] |= {"oid": oid, "blobId": oid}
+            if is_lfs(path, data):
+                digest = sha256(data)
+                lfs = {"oid": digest, "sha256": digest, "size": size, "pointerSize": 134}
+                found[-1]["lfs"] = lfs
+        return found
+
 
 @dataclass
 class Repo:
-    """A repository of one branch. Nobody has been let into a ``gated`` one yet."""
+    """``heads`` are branches, and pull requests such as ``refs/pr/1``."""
 
     name: str
     private: bool = False
-    gated: bool = False
+    gated: bool | str = False  # nobody has been let in yet
     disabled: bool = False
-    commits: list[Commit] = field(default_factory=list)
+    heads: dict[str, list[Commit]] = field(default_factory=lambda: {"main": []})
     tags: dict[str, str] = field(default_factory=dict)
 
-    def commit(self, title: str, files: dict[str, bytes]) -> Commit:
-        parent = self.commits[-1].sha if self.commits else None
+    @property
+    def commits(self) -> list[Commit]:
+        return self.heads["main"]
+
+    def commit(self, title: str, files: dict[str, bytes], head: str = "main") -> Commit:
+        parent = self.heads[head][-1].sha if self.heads[head] else None
         text = f"{self.name} {parent} {title} {sorted((k, sha256(v)) for k, v in files.items())}"
-        made = Commit(hashlib.sha1(text.encode()).hexdigest(), title, dict(files), parent)
-        self.commits.append(made)
-        return made
+        self.heads[head].append(Commit(sha1(text.encode()).hexdigest(), title, files, parent))
+        return self.heads[head][-1]
+
+    def upto(self, revision: str) -> list[Commit]:
+        """The commits that lead to a branch, tag or commit, which is the last."""
+        sha = self.tags.get(revision, revision)
+        for name, line in self.heads.items():
+            for number, commit in enumerate(line, 1):
+                if commit.sha == sha or (name == revision and number == len(line)):
+                    return line[:number]
+        raise Answer({"error": f"Invalid rev id: {revision}"}, status=404, code="RevisionNotFound")
 
     def at(self, revision: str) -> Commit:
-        sha = self.commits[-1].sha if revision == "main" else self.tags.get(revision, revision)
-        for commit in self.commits:
-            if commit.sha == sha:
-                return commit
-        raise Refused(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-
-
-@dataclass
-class Hub:
-    """All that is kept. ``objects`` are the large files, by sha256."""
-
-    token: str
-    user: str
-    endpoint: str = ""
-    cdn: str = ""
-    repos: dict[str, Repo] = field(default_factory=dict)
-    collections: dict[str, dict[str, Any]] = field(default_factory=dict)
-    objects: dict[str, bytes] = field(default_factory=dict)
-
-    def publish(self, name: str, files: dict[str, bytes], title: str = "Publish") -> Commit:
-        """Put files into a repository, made if missing, behind the client's back."""
-        repo = self.repos.setdefault(name, Repo(name))
-        if not repo.commits:
-            repo.commit("initial commit", FIRST_FILES)
-        self.objects |= {sha256(data): data for path, data in files.items() if is_lfs(path, data)}
-        return repo.commit(title, repo.commits[-1].files | files)
-
-
-@lru_cache(maxsize=64)
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def git_oid(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-def is_lfs(path: str, start: bytes) -> bool:
-    return path.endswith(".safetensors") or b"\0" in start[:512]
+        return self.upto(revision)[-1]

@@ -3,262 +3,271 @@
 What the real Hub answers is known from the code of that client, and no further.
 """
 
-import base64
 import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from base64 import b64decode
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
-from tests.hub_repos import FIRST_FILES, Hub, Refused, Repo, git_oid, is_lfs, sha256
+from tests.hub_repos import FIRST_FILES, Answer, Commit, Repo, Request, Table, is_lfs, sha256
 
 DATE = "2026-01-01T00:00:00.000Z"
 YAML_LINE = re.compile(r"\s*$|\s*#|\s*-(\s|$)|\s*[\w./ -]+:(\s|$)|\s+\S")
 
 
-@dataclass(frozen=True)
-class Answer:
-    content: bytes
-    headers: dict[str, str] = field(default_factory=dict)
-    status: int = 200
+class Hub:
+    """All that is kept, and the routes to it."""
 
+    token, user, endpoint, cdn = "hf_test", "tester", "", ""
+    part_size = 0  # bytes; a larger file is uploaded in parts of so many, where it is not 0
 
-@dataclass(frozen=True)
-class Route:
-    """A function of the hub, the repository if there is one, parts of the path, and the body."""
+    def __init__(self) -> None:
+        self.repos: dict[str, Repo] = {}
+        self.collections: dict[str, Table] = {}
+        self.objects: dict[str, bytes] = {}  # large files, by sha256
+        self.parts: dict[tuple[str, str], bytes] = {}  # of those that are being uploaded
 
-    method: str
-    pattern: re.Pattern[str]
-    function: Callable[..., Any]
-    of_repository: bool
+    def publish(self, name: str, files: dict[str, bytes], title: str = "Publish") -> Commit:
+        """Put files into a repository, made if missing, behind the client's back."""
+        repo = self.repos.setdefault(name, Repo(name))
+        if not repo.commits:
+            repo.commit("initial commit", FIRST_FILES)
+        self.objects |= {sha256(data): data for path, data in files.items() if is_lfs(path, data)}
+        return repo.commit(title, repo.commits[-1].files | files)
 
+    def answer(self, request: Request) -> Any:
+        """Of one request; a KeyError where there is no such route, or nothing of that name."""
+        path = request.path.partition("?")[0]
+        ask = request.method.replace("HEAD", "GET"), *map(unquote, path[1:].split("/"))
+        match ask:
+            case method, "api", "models", owner, name, *rest:
+                repo = self._repo(f"{owner}/{name}", request)
+                return self._of_repo(request, repo, method, *rest)
+            case "POST", owner, name, "info", "lfs", *rest if name.endswith(".git"):
+                repo = self._repo(f"{owner}/{name.removesuffix('.git')}", request)
+                return self._lfs(repo, request.sent, *rest)
+            case "GET", owner, name, "resolve", revision, *rest:
+                repo = self._repo(f"{owner}/{name}", request)
+                return self._resolve(repo.at(revision), "/".join(rest))
+            case method, "lfs", oid, *rest:
+                return self._of_cdn(request, oid, method, *rest)
+            case "POST", "api", "collections", *rest:
+                return self._collect(request.sent, *rest)
+            case "GET", "api", "collections", owner, name:
+                return self.collections[f"{owner}/{name}"]
+            case "GET", "api", "whoami-v2":
+                return {"type": "user", "name": self.user, "orgs": [], "auth": {}}
+            case "POST", "api", "validate-yaml":
+                return self._check_front_matter(request.sent["content"])
+            case "POST", "api", "repos", "create":
+                return self._create(request.sent)
+            case "DELETE", "api", "repos", "delete":
+                name = f"{request.sent['organization'] or self.user}/{request.sent['name']}"
+                return {"deleted": self.repos.pop(self._repo(name, request).name).name}
+        raise KeyError(f"no route {request.method} {path}")
 
-ROUTES: list[Route] = []
+    def _repo(self, name: str, request: Request) -> Repo:
+        """The repository, if who asks may see it."""
+        repo, status = self.repos.get(name), 404 if request.headers["Authorization"] else 401
+        if repo is None or (repo.private and status == 401):
+            raise Answer({"error": "Repository not found"}, status=status, code="RepoNotFound")
+        if repo.disabled:
+            told = "Access to this resource is disabled."
+            raise Answer({}, {"X-Error-Message": told}, status=403)
+        if repo.gated and "/resolve/" in request.path:
+            told = f"Access to {name} is restricted."
+            raise Answer({"error": told}, status=status, code="GatedRepo")
+        return repo
 
+    def _create(self, sent: Table) -> Table:
+        owner = sent.get("organization") or self.user
+        name = f"{owner}/{sent['name']}"
+        url = {"url": f"{self.endpoint}/{name}"}
+        if owner != self.user:
+            told = f"You don't have the rights to create a model under {owner}"
+            raise Answer({"error": told}, status=403)
+        if name in self.repos:
+            raise Answer({"error": "You already created this model repo"} | url, status=409)
+        is_private = sent.get("private") or sent.get("visibility") == "private"
+        self.repos[name] = Repo(name, private=bool(is_private))
+        self.repos[name].commit("initial commit", FIRST_FILES)
+        return url
 
-def route(method: str, pattern: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """ID stands for a repository, X for one part of the path, ALL for what is left of it."""
-    parts = {"ID": "([^/]+/[^/]+?)", "X": "([^/]+)", "ALL": "(.+)"}
-    regex = re.sub(r"\b(ID|X|ALL)\b", lambda match: parts[match[1]], pattern)
+    def _check_front_matter(self, content: str) -> Table:
+        """Plain ``key: value`` lines and lists are enough to tell a slip from a header."""
+        front = re.match(r"---\n(.*?)\n---", content, re.DOTALL)
+        for line in front[1].splitlines() if front else []:
+            if not YAML_LINE.match(line):
+                told = f"bad indentation or missing colon: {line}"
+                raise Answer({"errors": [{"message": told}]}, status=400)
+        return {"warnings": [], "errors": []}
 
-    def keep(function: Callable[..., Any]) -> Callable[..., Any]:
-        ROUTES.append(Route(method, re.compile(regex), function, "ID" in pattern))
-        return function
-
-    return keep
-
-
-@route("GET", "/api/whoami-v2")
-def whoami(hub: Hub, body: bytes) -> dict[str, Any]:
-    return {
-        "type": "user",
-        "name": hub.user,
-        "orgs": [],
-        "auth": {"accessToken": {"role": "write"}},
-    }
-
-
-@route("POST", "/api/repos/create")
-def create_repo(hub: Hub, body: bytes) -> dict[str, Any]:
-    sent = json.loads(body)
-    owner = sent.get("organization") or hub.user
-    if owner != hub.user:
-        raise Refused(403, message=f"You don't have the rights to create a model under {owner}")
-    name = f"{owner}/{sent['name']}"
-    url = {"url": f"{hub.endpoint}/{name}"}
-    if name in hub.repos:
-        raise Refused(409, message="You already created this model repo", url=url["url"])
-    is_private = sent.get("private") or sent.get("visibility") == "private"
-    hub.repos[name] = Repo(name, private=bool(is_private))
-    hub.repos[name].commit("initial commit", FIRST_FILES)
-    return url
-
-
-@route("POST", "/api/validate-yaml")
-def validate_yaml(hub: Hub, body: bytes) -> dict[str, Any]:
-    """Plain ``key: value`` lines and lists are enough to tell a slip from a header."""
-    front = re.match(r"---\n(.*?)\n---", json.loads(body)["content"], re.DOTALL)
-    bad = [line for line in (front[1].splitlines() if front else []) if not YAML_LINE.match(line)]
-    if bad:
-        raise Refused(400, errors=[{"message": f"bad indentation or missing colon: {bad[0]}"}])
-    return {"warnings": [], "errors": []}
-
-
-@route("POST", "/api/models/ID/preupload/X")
-def preupload(hub: Hub, repo: Repo, revision: str, body: bytes) -> dict[str, Any]:
-    there, found = repo.at(revision).files, []
-    for file in json.loads(body)["files"]:
-        path, large = file["path"], is_lfs(file["path"], base64.b64decode(file["sample"]))
-        known = (sha256 if large else git_oid)(there[path]) if path in there else None
-        mode = "lfs" if large else "regular"
-        found.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": known})
-    return {"files": found}
-
-
-@route("POST", "/ID.git/info/lfs/objects/batch")
-def lfs_batch(hub: Hub, repo: Repo, body: bytes) -> dict[str, Any]:
-    found: list[dict[str, Any]] = []
-    for wanted in json.loads(body)["objects"]:
-        found.append({"oid": wanted["oid"], "size": wanted["size"]})
-        if wanted["oid"] not in hub.objects:
-            upload = {"href": f"{hub.cdn}/lfs/{wanted['oid']}"}
-            verify = {"href": f"{hub.endpoint}/{repo.name}.git/info/lfs/verify"}
-            found[-1]["actions"] = {"upload": upload, "verify": verify}
-    return {"transfer": "basic", "objects": found}
-
-
-@route("PUT", "/lfs/X")
-def lfs_upload(hub: Hub, oid: str, body: bytes) -> dict[str, Any]:
-    if sha256(body) != oid:
-        raise Refused(400, message="the content has another sha256")
-    hub.objects[oid] = body
-    return {}
-
-
-@route("POST", "/ID.git/info/lfs/verify")
-def lfs_verify(hub: Hub, repo: Repo, body: bytes) -> dict[str, Any]:
-    sent = json.loads(body)
-    if len(hub.objects.get(sent["oid"], b"")) != sent["size"]:
-        raise Refused(404, message="no such object")
-    return {}
-
-
-@route("GET", "/lfs/X")
-def lfs_download(hub: Hub, oid: str, body: bytes) -> Answer:
-    if oid not in hub.objects:
-        raise Refused(404, message="no such object")
-    return Answer(hub.objects[oid], {"ETag": f'"{oid}"'})
-
-
-@route("POST", "/api/models/ID/commit/X")
-def commit(hub: Hub, repo: Repo, revision: str, body: bytes) -> dict[str, Any]:
-    header, *operations = [json.loads(line) for line in body.splitlines() if line.strip()]
-    head, files = repo.at(revision), dict(repo.at(revision).files)
-    if header["value"].get("parentCommit") not in (None, head.sha):
-        raise Refused(412, message="A commit has happened since. Please refresh and try again.")
-    for operation in operations:
-        value = operation["value"]
-        if operation["key"] == "file":
-            files[value["path"]] = base64.b64decode(value["content"])
-        elif operation["key"] == "lfsFile" and value["oid"] in hub.objects:
-            files[value["path"]] = hub.objects[value["oid"]]
-        elif operation["key"] == "deletedFile":
-            del files[value["path"]]
+    def _collect(self, sent: Table, *rest: str) -> Table:
+        """Make a collection, or put a model into the one that is named."""
+        name = re.sub(r"[^a-z0-9]+", "-", sent.get("title", "").lower())
+        slug = "/".join(rest[:2]) or f"{sent['namespace']}/{name}-{'0' * 24}"
+        if rest:
+            items = self.collections[slug]["items"]
+            if sent["item"]["id"] in [item["id"] for item in items]:
+                raise Answer({"error": "This item is already in the collection"}, status=409)
+            more = {"_id": str(len(items)), "position": len(items)}
+            items.append(sent["item"] | more | {"note": {"text": sent.get("note")}})
+        elif slug in self.collections:
+            raise Answer({"error": "This collection already exists", "slug": slug}, status=409)
         else:
-            raise Refused(400, message=f"cannot commit {operation['key']} {value['path']}")
-    made = repo.commit(header["value"]["summary"], files)
-    url = f"{hub.endpoint}/{repo.name}/commit/{made.sha}"
-    return {"success": True, "commitOid": made.sha, "commitUrl": url}
+            plain = {"theme": "blue", "position": 0, "upvotes": 0, "lastUpdated": DATE}
+            texts = {"title": sent["title"], "description": sent.get("description"), "slug": slug}
+            rights = {"owner": {"name": sent["namespace"]}, "private": bool(sent.get("private"))}
+            self.collections[slug] = plain | texts | rights | {"items": []}
+        return self.collections[slug]
 
+    def _of_repo(self, request: Request, repo: Repo, *ask: str) -> Any:
+        """Answers of /api/models/NAMESPACE/NAME."""
+        match ask:
+            case ("GET",) | ("GET", "revision", _):
+                return self._info(repo, repo.at(ask[-1] if ask[1:] else "main"))
+            case "GET", "tree", revision:
+                return repo.at(revision).entries()
+            case "POST", "paths-info", revision:
+                wanted = parse_qs(request.body.decode())["paths"]
+                return [each for each in repo.at(revision).entries() if each["path"] in wanted]
+            case "GET", "commits", revision:
+                who = {"authors": [{"user": self.user}], "date": DATE, "message": ""}
+                line = reversed(repo.upto(revision))
+                return [{"id": commit.sha, "title": commit.title, **who} for commit in line]
+            case "GET", "refs":
+                return self._refs(repo)
+            case "POST", "tag", revision:
+                return self._new(repo.tags, request.sent["tag"], repo.at(revision).sha)
+            case "POST", "branch", name:
+                start = repo.upto(request.sent.get("startingPoint", "main"))
+                return self._new(repo.heads, name, start)
+            case "DELETE", "tag" | "branch" as kind, name:
+                return {"deleted": str((repo.tags if kind == "tag" else repo.heads).pop(name))}
+            case "PUT", "settings":
+                repo.gated = request.sent.get("gated", repo.gated)
+                if "visibility" in request.sent:
+                    repo.private = request.sent["visibility"] == "private"
+                return {}
+            case "POST", "preupload", revision:
+                files = request.sent["files"]
+                return {"files": [self._wanted(repo.at(revision), each) for each in files]}
+            case "POST", "commit", revision:
+                return self._commit(repo, revision, request)
+        raise KeyError(f"no route {ask}")
 
-def file_info(path: str, content: bytes) -> dict[str, Any]:
-    entry = {"type": "file", "path": path, "size": len(content), "oid": git_oid(content)}
-    lfs = {"oid": sha256(content), "sha256": sha256(content), "size": len(content)}
-    return entry | ({"lfs": lfs | {"pointerSize": 134}} if is_lfs(path, content) else {})
+    def _info(self, repo: Repo, at: Commit) -> Table:
+        names = {"id": repo.name, "modelId": repo.name, "author": repo.name.split("/")[0]}
+        rights = {"private": repo.private, "gated": repo.gated}
+        times = {"lastModified": DATE, "createdAt": DATE}
+        return {**names, **rights, **times, "sha": at.sha, "tags": [], "siblings": at.entries()}
 
+    def _refs(self, repo: Repo) -> Table:
+        heads = {f"refs/heads/{name}": line[-1].sha for name, line in repo.heads.items()}
+        tags = {f"refs/tags/{name}": sha for name, sha in repo.tags.items()}
+        found: Table = {"branches": [], "tags": [], "pullRequests": [], "converts": []}
+        for ref, sha in (heads | tags).items():
+            ref = ref.replace("refs/heads/refs/", "refs/")
+            kind = {"heads": "branches", "tags": "tags", "pr": "pullRequests"}[ref.split("/")[1]]
+            name = ref if kind == "pullRequests" else ref.split("/", 2)[2]
+            found[kind].append({"name": name, "ref": ref, "targetCommit": sha})
+        return found
 
-@route("GET", "/api/models/ID/tree/X")
-def tree(hub: Hub, repo: Repo, revision: str, body: bytes) -> list[dict[str, Any]]:
-    return [file_info(path, data) for path, data in sorted(repo.at(revision).files.items())]
+    def _new(self, kept: dict[str, Any], name: str, target: object) -> Table:
+        if name in kept:
+            raise Answer({"error": f"{name} already exists"}, status=409)
+        kept[name] = target
+        return {}
 
+    def _wanted(self, at: Commit, file: Table) -> Table:
+        """How a file has to be sent, and what is there of that name."""
+        held = {entry["path"]: entry for entry in at.entries()}.get(file["path"], {})
+        large = is_lfs(file["path"], b64decode(file["sample"]))
+        oid = held.get("lfs", held).get("oid")
+        mode = {"uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
+        return {"path": file["path"], "oid": oid, **mode}
 
-@route("POST", "/api/models/ID/paths-info/X")
-def paths_info(hub: Hub, repo: Repo, revision: str, body: bytes) -> list[dict[str, Any]]:
-    asked = parse_qs(body.decode())["paths"]
-    return [entry for entry in tree(hub, repo, revision, b"") if entry["path"] in asked]
+    def _commit(self, repo: Repo, revision: str, request: Request) -> Table:
+        header, *operations = [json.loads(line) for line in request.body.splitlines() if line]
+        parent, head = header["value"].get("parentCommit"), revision
+        if "create_pr=1" in request.path:
+            head = f"refs/pr/{sum(name.startswith('refs/pr/') for name in repo.heads) + 1}"
+            repo.heads[head] = repo.upto(parent or revision)
+        elif parent not in (None, repo.at(revision).sha):
+            told = "A commit has happened since. Please refresh and try again."
+            raise Answer({"error": told}, status=412)
+        files = dict(repo.at(head).files)
+        for operation in operations:
+            self._apply(files, operation["key"], operation["value"])
+        made = repo.commit(header["value"]["summary"], files, head)
+        url = f"{self.endpoint}/{repo.name}"
+        pull = {"pullRequestUrl": f"{url}/discussions/{head[8:]}"} if head != revision else {}
+        done = {"success": True, "commitOid": made.sha, "commitUrl": f"{url}/commit/{made.sha}"}
+        return done | pull
 
+    def _apply(self, files: dict[str, bytes], what: str, value: Table) -> None:
+        path = value["path"]
+        if what == "file":
+            files[path] = b64decode(value["content"])
+        elif what == "lfsFile" and value["oid"] in self.objects:
+            files[path] = self.objects[value["oid"]]
+        elif what == "deletedFile":
+            del files[path]
+        elif what == "deletedFolder":
+            for name in [name for name in files if name.startswith(path)]:
+                del files[name]
+        else:
+            raise Answer({"error": f"cannot commit {what} {path}"}, status=400)
 
-@route("GET", "/api/models/ID/revision/X")
-def revision_info(hub: Hub, repo: Repo, revision: str, body: bytes) -> dict[str, Any]:
-    at = repo.at(revision)
-    names = {"id": repo.name, "modelId": repo.name, "author": repo.name.split("/")[0]}
-    entries = [file_info(path, data) for path, data in at.files.items()]
-    siblings = [{**e, "rfilename": e["path"], "blobId": e["oid"]} for e in entries]
-    rights = {"private": repo.private, "gated": "manual" if repo.gated else False}
-    times = {"lastModified": DATE, "createdAt": DATE}
-    return {**names, **rights, **times, "sha": at.sha, "tags": [], "siblings": siblings}
+    def _resolve(self, at: Commit, path: str) -> Answer:
+        told = {"X-Repo-Commit": at.sha}
+        if path not in at.files:
+            raise Answer({"error": "Entry not found"}, told, status=404, code="EntryNotFound")
+        (entry,) = (each for each in at.entries() if each["path"] == path)
+        if "lfs" not in entry:
+            return Answer(at.files[path], told | {"ETag": f'"{entry["oid"]}"'})
+        oid, size = entry["lfs"]["oid"], str(entry["size"])
+        told |= {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": size}
+        return Answer(b"", told | {"Location": f"{self.cdn}/lfs/{oid}?sign=1"}, status=302)
 
+    def _lfs(self, repo: Repo, sent: Table, *ask: str) -> Table:
+        """Where to send large files, and whether one has come."""
+        if ask == ("verify",) and len(self.objects[sent["oid"]]) == sent["size"]:
+            return {}
+        found: list[Table] = []
+        verify = {"href": f"{self.endpoint}/{repo.name}.git/info/lfs/verify"}
+        for oid, size in ((each["oid"], each["size"]) for each in sent["objects"]):
+            found.append({"oid": oid, "size": size})
+            upload: Table = {"href": f"{self.cdn}/lfs/{oid}"}
+            if 0 < self.part_size < size:
+                numbers = range(1, -(-size // self.part_size) + 1)
+                parts = {str(number): f"{upload['href']}/{number}" for number in numbers}
+                upload["header"] = {"chunk_size": str(self.part_size), **parts}
+            if oid not in self.objects:
+                found[-1]["actions"] = {"upload": upload, "verify": verify}
+        return {"objects": found}
 
-@route("GET", "/api/models/ID")
-def model_info(hub: Hub, repo: Repo, body: bytes) -> dict[str, Any]:
-    return revision_info(hub, repo, "main", body)
+    def _of_cdn(self, request: Request, oid: str, *ask: str) -> Any:
+        """Large files: fetched, or sent whole, or in parts that a last request puts together."""
+        match ask:
+            case ("GET",):
+                return Answer(self.objects[oid], {"ETag": f'"{oid}"'})
+            case "PUT", number:
+                self.parts[oid, number] = request.body
+                return Answer(b"", {"ETag": f'"{sha256(request.body)}"'})
+            case ("POST",) | ("PUT",):
+                content = request.body if ask == ("PUT",) else self._joined(oid, request.sent)
+                if sha256(content) != oid:
+                    raise Answer({"error": "the content has another sha256"}, status=400)
+                self.objects[oid] = content
+                return {}
+        raise KeyError(f"no route {ask}")
 
-
-@route("GET", "/api/models/ID/refs")
-def refs(hub: Hub, repo: Repo, body: bytes) -> dict[str, Any]:
-    def ref(kind: str, name: str, sha: str) -> dict[str, str]:
-        return {"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": sha}
-
-    branches = [ref("heads", "main", repo.commits[-1].sha)]
-    tags = [ref("tags", *tag) for tag in repo.tags.items()]
-    return {"branches": branches, "tags": tags, "converts": []}
-
-
-@route("GET", "/api/models/ID/commits/X")
-def commits(hub: Hub, repo: Repo, revision: str, body: bytes) -> list[dict[str, Any]]:
-    upto = repo.commits[: repo.commits.index(repo.at(revision)) + 1]
-    who = {"authors": [{"user": hub.user}], "date": DATE, "message": ""}
-    return [{"id": made.sha, "title": made.title, **who} for made in reversed(upto)]
-
-
-@route("POST", "/api/models/ID/tag/X")
-def create_tag(hub: Hub, repo: Repo, revision: str, body: bytes) -> dict[str, Any]:
-    name = json.loads(body)["tag"]
-    if name in repo.tags:
-        raise Refused(409, message=f"Tag {name} already exists")
-    repo.tags[name] = repo.at(revision).sha
-    return {}
-
-
-@route("DELETE", "/api/models/ID/tag/X")
-def delete_tag(hub: Hub, repo: Repo, name: str, body: bytes) -> dict[str, Any]:
-    if name not in repo.tags:
-        raise Refused(404, "RevisionNotFound", f"no tag {name}")
-    del repo.tags[name]
-    return {}
-
-
-@route("GET", "/ID/resolve/X/ALL")
-def resolve(hub: Hub, repo: Repo, revision: str, path: str, body: bytes) -> Answer:
-    at = repo.at(revision)
-    headers = {"X-Repo-Commit": at.sha}
-    if path not in at.files:
-        raise Refused(404, "EntryNotFound", "Entry not found", headers=headers)
-    content = at.files[path]
-    if not is_lfs(path, content):
-        return Answer(content, headers | {"ETag": f'"{git_oid(content)}"'})
-    oid = sha256(content)
-    linked = {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(len(content))}
-    return Answer(b"", headers | linked | {"Location": f"{hub.cdn}/lfs/{oid}?sign=1"}, 302)
-
-
-@route("POST", "/api/collections")
-def create_collection(hub: Hub, body: bytes) -> dict[str, Any]:
-    sent = json.loads(body)
-    slug = f"{sent['namespace']}/{re.sub(r'[^a-z0-9]+', '-', sent['title'].lower())}-{'0' * 24}"
-    if slug in hub.collections:
-        raise Refused(409, message="This collection already exists", slug=slug)
-    facts = {"slug": slug, "title": sent["title"], "owner": {"name": sent["namespace"]}}
-    texts = {"description": sent.get("description"), "theme": "blue", "lastUpdated": DATE}
-    counts = {"position": 0, "upvotes": 0, "private": bool(sent.get("private")), "items": []}
-    hub.collections[slug] = facts | texts | counts
-    return hub.collections[slug]
-
-
-@route("POST", "/api/collections/ALL/items")
-def add_item(hub: Hub, slug: str, body: bytes) -> dict[str, Any]:
-    found, sent = get_collection(hub, slug, b""), json.loads(body)
-    items = found["items"]
-    if any(item["id"] == sent["item"]["id"] for item in items):
-        raise Refused(409, message="This item is already in the collection")
-    more = {"_id": str(len(items)), "position": len(items), "note": {"text": sent.get("note")}}
-    items.append(sent["item"] | more)
-    return found
-
-
-@route("GET", "/api/collections/ALL")
-def get_collection(hub: Hub, slug: str, body: bytes) -> dict[str, Any]:
-    if slug not in hub.collections:
-        raise Refused(404, message="no such collection")
-    return hub.collections[slug]
+    def _joined(self, oid: str, sent: Table) -> bytes:
+        content = b""
+        for part in sent["parts"]:
+            piece = self.parts.pop((oid, str(part["partNumber"])))
+            if sha256(piece) != part["etag"].strip('"'):
+                raise Answer({"error": "a part has another ETag"}, status=400)
+            content += piece
+        return content

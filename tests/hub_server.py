@@ -3,29 +3,16 @@
 It remembers what it was asked, and does wrong what it is told to; its answers are in hub_routes.py.
 """
 
-import json
 import re
 import threading
 from dataclasses import dataclass
-from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote
 
-from tests.hub_repos import Hub, Refused, Repo
-from tests.hub_routes import ROUTES, Answer
+from tests.hub_repos import Answer, Request
+from tests.hub_routes import Hub
 
 LOGIN_PAGE = b"<!DOCTYPE html><html><body>Please log in</body></html>"
-
-
-@dataclass(frozen=True)
-class Request:
-    """One that came in, at ``origin`` "hub" or "cdn"."""
-
-    method: str
-    path: str
-    headers: Message
-    origin: str
 
 
 @dataclass
@@ -33,8 +20,8 @@ class Fault:
     """What the next ``times`` requests get whose "METHOD /path" holds ``match``.
 
     An error ``status``; or ``body`` as if it were the file; or the file with the byte at ``flip``
-    changed, or its first ``cut_after`` bytes and then the end of the connection. The answer comes
-    after ``hang`` seconds; if it is ``lost``, what was asked for is done, but never answered.
+    changed, or its first ``cut_after`` bytes and then the end of the connection. All of it after
+    ``hang`` seconds; but where the answer is ``lost``, what was asked for is done before them.
     """
 
     match: str = ""
@@ -47,12 +34,18 @@ class Fault:
     lost: bool = False
     times: int = 1  # or -1: always
 
+    def damaged(self, content: bytes) -> bytes:
+        if self.flip is not None and self.flip < len(content):
+            flipped = bytes([content[self.flip] ^ 1])
+            content = content[: self.flip] + flipped + content[self.flip + 1 :]
+        return content[: self.cut_after]
+
 
 class HubServer(Hub):
     """The stand-in, for as long as the block lasts: ``with HubServer() as hub``."""
 
-    def __init__(self, *, token: str = "hf_test", user: str = "tester") -> None:
-        super().__init__(token, user)
+    def __init__(self) -> None:
+        super().__init__()
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
         self.ended, self.lock = threading.Event(), threading.Lock()
@@ -76,51 +69,39 @@ class HubServer(Hub):
         return [line for line in lines if match in line]
 
     def take_fault(self, request: Request) -> Fault:
+        """The hook: keeps the request, and says what is to go wrong with it."""
         with self.lock:
             self.requests.append(request)
-            for fault in self.faults:
-                if fault.match in f"{request.method} {request.path}":
-                    fault.times -= 1
-                    if fault.times == 0:
-                        self.faults.remove(fault)
-                    return fault
-        return Fault()
+            line = f"{request.method} {request.path}"
+            fault = next((fault for fault in self.faults if fault.match in line), Fault())
+            fault.times -= 1
+            self.faults = [fault for fault in self.faults if fault.times]
+        return fault
 
-    def answer(self, request: Request, body: bytes) -> Answer:
-        self._check_token(request)
-        path = request.path.partition("?")[0]
-        for route in ROUTES:
-            match = route.pattern.fullmatch(path)
-            if match and route.method == request.method.replace("HEAD", "GET"):
-                parts: list[Any] = [*map(unquote, match.groups()), body]
-                if route.of_repository:
-                    parts[0] = self._repo(parts[0], request)
-                with self.lock:
-                    found = route.function(self, *parts)
-                return found if isinstance(found, Answer) else Answer(json.dumps(found).encode())
-        raise Refused(404, message=f"no route {request.method} {path}")
+    def served(self, request: Request, fault: Fault) -> Answer:
+        """The answer as it would be, but for what happens to it on its way."""
+        if fault.status != 200:
+            after = {"Retry-After": str(fault.retry_after)} if fault.retry_after else {}
+            return Answer({"error": ""}, after, status=fault.status)
+        if fault.body is not None:
+            return Answer(fault.body)
+        try:
+            self._check_token(request)
+            with self.lock:
+                found = self.answer(request)
+        except Answer as refusal:
+            return refusal
+        except KeyError as missing:
+            return Answer({"error": f"there is no {missing}"}, status=404)
+        return found if isinstance(found, Answer) else Answer(found)
 
     def _check_token(self, request: Request) -> None:
-        if request.origin == "cdn":
-            return
-        sent = request.headers["Authorization"]
-        if sent not in (None, f"Bearer {self.token}"):
-            raise Refused(401, message="Invalid credentials in Authorization header")
-        is_open = request.method in ("GET", "HEAD") and "whoami" not in request.path
-        is_open |= "validate-yaml" in request.path or "paths-info" in request.path
-        if sent is None and not is_open:
-            raise Refused(401, message="Invalid username or password.")
-
-    def _repo(self, name: str, request: Request) -> Repo:
-        knows = request.headers["Authorization"] is not None
-        repo = self.repos.get(name)
-        if repo is None or (repo.private and not knows):
-            raise Refused(404 if knows else 401, "RepoNotFound", "Repository not found")
-        if repo.disabled:
-            raise Refused(403, message="Access to this resource is disabled.")
-        if repo.gated and "/resolve/" in request.path:
-            raise Refused(403 if knows else 401, "GatedRepo", f"Access to {name} is restricted.")
-        return repo
+        sent, path = request.headers["Authorization"], request.path
+        is_open = request.method in ("GET", "HEAD") and "whoami" not in path
+        is_open |= "validate-yaml" in path or "paths-info" in path
+        is_right = is_open if sent is None else sent == f"Bearer {self.token}"
+        if request.origin == "hub" and not is_right:
+            raise Answer({"error": "Invalid credentials in Authorization header"}, status=401)
 
 
 class _Server(ThreadingHTTPServer):
@@ -143,36 +124,26 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         hub = self.server.hub
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
-        request = Request(self.command, self.path, self.headers, self.server.origin)
+        request = Request(self.command, self.path, self.headers, self.server.origin, body)
         fault = hub.take_fault(request)
-        if fault.hang and hub.ended.wait(fault.hang):
+        if fault.lost:
+            hub.served(request, fault)
+        if hub.ended.wait(fault.hang) or fault.lost:
             return
-        try:
-            if fault.status != 200:
-                after = fault.retry_after
-                raise Refused(fault.status, headers={"Retry-After": str(after)} if after else {})
-            found = hub.answer(request, body) if fault.body is None else Answer(fault.body)
-        except Refused as refused:
-            content = json.dumps({"error": refused.message, **refused.more}).encode()
-            found = Answer(content, refused.headers, refused.status)
-        if not fault.lost:
-            self._send(found, fault)
+        self._send(hub.served(request, fault), fault)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815
 
     def _send(self, answer: Answer, fault: Fault) -> None:
-        content, status, headers = answer.content, answer.status, dict(answer.headers)
+        content, status, headers = answer.content, answer.status, answer.headers
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers["Range"] or "")
         if asked and status == 200:
             start, stop = int(asked[1]), min(int(asked[2] or len(content)) + 1, len(content))
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
             content, status = content[start:stop], 206
-        if fault.flip is not None and fault.flip < len(content):
-            flipped = bytes([content[fault.flip] ^ 1])
-            content = content[: fault.flip] + flipped + content[fault.flip + 1 :]
         self.send_response(status)
         for key, value in ({"Content-Length": str(len(content))} | headers).items():
             self.send_header(key, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content[: fault.cut_after])
+            self.wfile.write(fault.damaged(content))

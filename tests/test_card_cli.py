@@ -81,7 +81,7 @@ def test_a_record_that_is_written_to_a_folder_is_one_to_push(tmp_path: Path) -> 
 def test_the_help_says_how_either_folder_gets_to_the_hub() -> None:
     text = " ".join(run("--help").stdout.split())
 
-    assert "of RUN (RUN/model by default) goes to the Hub with `hf upload NAMESPACE/NAME" in text
+    assert "of RUN (RUN/model by default) goes to the Hub with `wszoo push FOLDER --repo" in text
     assert "ready to be pushed" not in text
 
 

@@ -3,6 +3,7 @@
 import json
 from io import BytesIO
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
@@ -18,6 +19,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from safetensors.torch import save
 
+from tests.hub_repos import sha256
 from tests.hub_server import Fault, HubServer
 
 NAME = "tester/toy"
@@ -136,6 +138,135 @@ def test_a_closed_repository_is_closed_to_strangers(right: str, hub: HubServer) 
     with pytest.raises(error):
         hf_hub_download(NAME, "README.md", token=False)
     assert HfApi().model_info(NAME).private is (right == "private")
+
+
+def test_a_file_above_the_size_of_a_part_is_uploaded_in_parts(hub: HubServer) -> None:
+    api, size = HfApi(), 40
+    api.create_repo(NAME)
+    hub.part_size = size
+    push(api, add("model.safetensors", WEIGHTS), add("small.bin", b"\0" * size))
+
+    sent = hub.asked("PUT /lfs/")
+    in_parts = [line for line in sent if sha256(WEIGHTS) in line]
+    count = -(-len(WEIGHTS) // size)
+    assert count > 2 and in_parts == [
+        f"PUT /lfs/{sha256(WEIGHTS)}/{number}" for number in range(1, count + 1)
+    ]
+    assert len(sent) == count + 1 and len(hub.asked("/lfs/verify")) == 2
+    assert hub.asked("POST /lfs/") == [f"POST /lfs/{sha256(WEIGHTS)}"]
+    assert Path(hf_hub_download(NAME, "model.safetensors")).read_bytes() == WEIGHTS
+    assert {r.headers["Authorization"] for r in hub.requests if r.origin == "cdn"} == {None}
+
+
+def test_a_part_that_nobody_confirms_publishes_nothing(hub: HubServer) -> None:
+    HfApi().create_repo(NAME)
+    hub.part_size = 40
+    hub.faults = [Fault("PUT /lfs/", body=b"")]
+
+    with pytest.raises(RuntimeError, match="Error while uploading") as caught:
+        push(HfApi(), add("model.safetensors", WEIGHTS))
+
+    assert "Invalid etag" in str(caught.value.__cause__)
+    assert len(hub.repos[NAME].commits) == 1 and hub.objects == {}
+
+
+def test_what_is_uploaded_must_have_its_digest(hub: HubServer) -> None:
+    url = f"{hub.cdn}/lfs/{sha256(WEIGHTS)}"
+    whole = Request(url, WEIGHTS[1:], method="PUT")
+    part = {"partNumber": 1, "etag": sha256(WEIGHTS[1:])}
+    joined = Request(url, json.dumps({"parts": [part]}).encode(), method="POST")
+    other = json.dumps({"parts": [part | {"partNumber": 2, "etag": "00"}]}).encode()
+    for number in (1, 2):
+        with urlopen(Request(f"{url}/{number}", WEIGHTS[1:], method="PUT")) as answer:
+            assert answer.headers["ETag"] == f'"{part["etag"]}"'
+
+    for request, told in (
+        (whole, b"the content has another sha256"),
+        (joined, b"the content has another sha256"),
+        (Request(url, other, method="POST"), b"a part has another ETag"),
+    ):
+        with pytest.raises(HTTPError, match="400") as caught:
+            urlopen(request)
+        assert told in caught.value.read()
+    assert hub.objects == {}
+
+
+def test_a_repository_can_be_closed_and_deleted(hub: HubServer) -> None:
+    api = HfApi()
+    hub.publish(NAME, {"README.md": CARD})
+
+    api.update_repo_settings(NAME, private=True)
+    with pytest.raises(RepositoryNotFoundError):
+        hf_hub_download(NAME, "README.md", token=False)
+    api.update_repo_settings(NAME, private=False, gated="manual")
+    assert api.model_info(NAME).gated == "manual" and api.model_info(NAME).private is False
+    with pytest.raises(GatedRepoError):
+        hf_hub_download(NAME, "README.md", token=False)
+    api.update_repo_settings(NAME, gated=False)
+    hf_hub_download(NAME, "README.md", token=False)
+
+    api.delete_repo(NAME)
+    assert hub.repos == {}
+    with pytest.raises(RepositoryNotFoundError):
+        api.delete_repo(NAME)
+    api.delete_repo(NAME, missing_ok=True)
+
+
+def test_a_pull_request_leaves_the_branch_as_it_is(hub: HubServer) -> None:
+    api = HfApi()
+    first = hub.publish(NAME, {"config.json": b"{}", "README.md": CARD}).sha
+    second = hub.publish(NAME, {"config.json": b"[]"}).sha
+
+    made = [
+        api.create_commit(
+            NAME,
+            [add("config.json", content)],
+            commit_message="Better",
+            create_pr=True,
+            parent_commit=parent,
+        )
+        for content, parent in ((b"1", None), (b"2", first))
+    ]
+
+    assert [(pull.pr_num, pull.pr_revision) for pull in made] == [
+        (1, "refs/pr/1"),
+        (2, "refs/pr/2"),
+    ]
+    assert made[1].pr_url == f"{hub.endpoint}/{NAME}/discussions/2"
+    there = [
+        Path(hf_hub_download(NAME, "config.json", revision=revision)).read_bytes()
+        for revision in ("main", "refs/pr/1", "refs/pr/2", made[1].oid)
+    ]
+    assert there == [b"[]", b"1", b"2", b"2"]
+    assert hub.repos[NAME].commits[-1].sha == second
+    refs = api.list_repo_refs(NAME, include_pull_requests=True)
+    assert [ref.name for ref in refs.branches] == ["main"]
+    assert {ref.ref: ref.target_commit for ref in refs.pull_requests or []} == {
+        "refs/pr/1": made[0].oid,
+        "refs/pr/2": made[1].oid,
+    }
+
+
+def test_a_branch_goes_its_own_way(hub: HubServer) -> None:
+    api = HfApi()
+    first = hub.publish(NAME, {"config.json": b"{}", "old/a": b"a", "old/b": b"b"}).sha
+    hub.publish(NAME, {"config.json": b"[]"})
+
+    api.create_branch(NAME, branch="try/it", revision=first)
+    with pytest.raises(HfHubHTTPError, match="409"):
+        api.create_branch(NAME, branch="try/it")
+    api.create_commit(
+        NAME, [CommitOperationDelete("old/")], commit_message="Less", revision="try/it"
+    )
+
+    assert hub.repos[NAME].at("try/it").files.keys() == {".gitattributes", "config.json"}
+    assert Path(hf_hub_download(NAME, "config.json", revision="try/it")).read_bytes() == b"{}"
+    assert [commit.title for commit in api.list_repo_commits(NAME, revision="try/it")] == [
+        *("Less", "Publish", "initial commit"),
+    ]
+    assert hub.repos[NAME].at("main").files["old/a"] == b"a"
+    api.delete_branch(NAME, branch="try/it")
+    assert [ref.name for ref in api.list_repo_refs(NAME).branches] == ["main"]
 
 
 def test_a_collection_holds_each_model_once(hub: HubServer) -> None:

@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 import wszoo.verify
 import wszoo.weights
 from tests.origin_server import OriginServer, openmmlab_file, publish, random_state, serving
+from tests.publish.runs import finetuned
+from wszoo.finetune.settings import TaskName
 from wszoo.verify import save_folded, verify_file, verify_name
 from wszoo.weights import WEIGHTS, Weights, find, locate
 from wszoo.ws_resnet import WSResNet
@@ -247,3 +249,16 @@ def test_foreign_weights_without_a_note_of_origin_say_so(
 
     assert facts["file"] == str(path)
     assert facts["origin"] == "not stated: no origin.json beside the file"
+
+
+@pytest.mark.parametrize(
+    ("task", "net"),
+    [("classify", "test_resnet_gn_ws"), ("detect", "unknown: no record"), ("segment", "unknown:")],
+)
+def test_the_file_of_a_run_is_verified_beside_its_configuration(
+    tmp_path: Path, task: TaskName, net: str
+) -> None:
+    found = verify_file(finetuned(tmp_path, task) / "model.safetensors")
+
+    assert found["net"].startswith(net)
+    assert (found["formula"], found["finite"]) == ("jhu", True)

@@ -6,6 +6,7 @@ Every fault is done to the real client, against a stand-in for the Hub on this m
 import json
 import logging
 import re
+import signal
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -130,6 +131,8 @@ def markdown(found: dict[str, Any]) -> str:
 def main(out: Path, only: tuple[str, ...], render: bool, as_json: bool) -> None:
     """Do every fault, print what is told, and keep it."""
     if not render:
+        # Shells have what they start in the background ignore Ctrl-C, which is one of the faults.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         rows = [_told(run(fault), as_json) for fault in only or ALL]
         found = {
             "hardware": hardware(),

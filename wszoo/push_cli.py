@@ -1,4 +1,4 @@
-"""The command ``wszoo push``: weights of this zoo to the Hub."""
+"""The command ``wszoo push``: weights of this zoo, and nets of runs, to the Hub."""
 
 import os
 import sys
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from wszoo.terminal import BAD_DATA, CHECK_FAILED, STOPPED, OneLineErrors, as_json, fail, report
-from wszoo.weights import WEIGHTS
+from wszoo.weights import WEIGHTS, record_of
 
 if TYPE_CHECKING:
-    from wszoo.publish import Publication, PushReport
+    from wszoo.publish import Publication, PushReport, RunPublication
 
 NAMESPACE = "WSZOO_HUB_NAMESPACE"
 
@@ -26,7 +26,7 @@ NAMESPACE = "WSZOO_HUB_NAMESPACE"
     "--repo",
     "repository",
     metavar="NAMESPACE/NAME",
-    help=f"The repository; ${NAMESPACE} and the folder's name where left out.",
+    help=f"The repository; where left out, ${NAMESPACE} and the folder's name (not of a run).",
 )
 @click.option("--all", "everything", is_flag=True, help="All weights of this zoo in FOLDER.")
 @click.option("--dry-run", is_flag=True, help="Check, and list what would be sent; send nothing.")
@@ -46,20 +46,21 @@ def push(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Publish FOLDER, such as model_cards/MODEL.TAG, on the Hub.
+    """Publish FOLDER on the Hub: model_cards/MODEL.TAG, or what `wszoo card RUN` wrote.
 
     One commit, which is fetched back, compared and then tagged; the record that pins it is
-    printed. With --all, FOLDER is the one that holds all of them (model_cards), and the weights get
-    into the collection "WS zoo". Repeating a push sends what changed, or what is missing.
+    printed, or how to load the net of a run. With --all, FOLDER is the one that holds all of them
+    (model_cards), and the weights get into the collection "WS zoo". Repeating a push sends what
+    changed, or what is missing.
     """
     if no_collection and (collection or not everything):
         raise click.UsageError("--no-collection goes with --all, and not with --collection")
     folders = _folders(folder, everything)
     targets = [_target(each, repository, everything) for each in folders]
     _say(f"checking {', '.join(each.name for each in folders)}")
-    from wszoo.publish import check_folder  # takes a second
+    from wszoo.publish import check  # takes a second
 
-    publications = [check_folder(each) for each in folders]
+    publications = [check(each) for each in folders]
     if not dry_run and not yes:
         _ask(targets, private)
     reports = _push(publications, targets, dry_run=dry_run, private=private)
@@ -83,7 +84,12 @@ def _folders(folder: Path | None, everything: bool) -> list[Path]:
 def _target(folder: Path, repository: str | None, everything: bool) -> str:
     if repository and everything:
         raise click.UsageError(f"--repo names one repository; with --all, set {NAMESPACE}")
-    namespace = os.environ.get(NAMESPACE)
+    namespace, name = os.environ.get(NAMESPACE), folder.resolve().name
+    record = record_of(name)
+    if not repository and (record is None or record.name != name):
+        raise click.UsageError(
+            f"no record is named {name!r}; name the repository with --repo NAMESPACE/NAME"
+        )
     if not repository and not namespace:
         raise click.UsageError(
             f"name the repository with --repo NAMESPACE/NAME, or set {NAMESPACE}"
@@ -91,7 +97,7 @@ def _target(folder: Path, repository: str | None, everything: bool) -> str:
     from wszoo.publish import check_repository
 
     try:
-        return check_repository(repository or f"{namespace}/{folder.resolve().name}")
+        return check_repository(repository or f"{namespace}/{name}")
     except ValueError as error:
         hint = "--repo" if repository else NAMESPACE
         raise click.BadParameter(str(error), param_hint=hint) from error
@@ -111,7 +117,7 @@ def _ask(targets: Sequence[str], private: bool) -> None:
 
 
 def _push(
-    publications: Sequence["Publication"],
+    publications: Sequence["Publication | RunPublication"],
     targets: Sequence[str],
     *,
     dry_run: bool,
@@ -168,7 +174,7 @@ def _collect(reports: Sequence["PushReport"], slug: str | None, private: bool) -
     from wszoo.publish import collect
 
     _say("putting them into the collection")
-    pushed = [(report.name, report.repository) for report in reports]
+    pushed = [(report.name if report.pin else None, report.repository) for report in reports]
     try:
         return collect(pushed, slug=slug, private=private)
     except KeyboardInterrupt as stop:

@@ -105,6 +105,9 @@ def _published_as(path: Path, digest: str) -> str | None:
     return next((w.name for w in WEIGHTS if w.sha256 == digest), None)
 
 
+_STATED = {"formula": (str, list), "sha256": str, "dtype": str}  # of what config.json has of ours
+
+
 def _config_beside(path: Path) -> dict[str, Any]:
     config = path.with_name("config.json")
     if not config.is_file():
@@ -114,7 +117,9 @@ def _config_beside(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{config} is not JSON: {error}; fetch it again") from error
     ours = content.get("wszoo", {}) if isinstance(content, dict) else None
-    if not isinstance(ours, dict) or not all(isinstance(text, str) for text in ours.values()):
+    if not isinstance(ours, dict) or not all(
+        ours.get(key) is None or isinstance(ours[key], kind) for key, kind in _STATED.items()
+    ):
         raise ValueError(f"{config} is not the configuration of a net; fetch it again")
     return content
 

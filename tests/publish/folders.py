@@ -12,7 +12,8 @@ import pytest
 
 import wszoo.verify
 import wszoo.weights
-from tests.hub_server import Fault, HubServer, Request
+from tests.hub_repos import Request
+from tests.hub_server import Fault, HubServer
 from wszoo.cards import read_results, render_card
 from wszoo.files import sha256_of
 from wszoo.publish import Publication

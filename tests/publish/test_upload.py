@@ -203,7 +203,10 @@ def test_files_of_others_are_neither_kept_nor_deleted(
 def test_a_tag_that_fails_is_set_by_the_next_push(hub: HubServer, publication: Publication) -> None:
     hub.faults.append(Fault(match="/tag/", status=500))
 
-    with pytest.raises(ConnectionError, match="published and verified as .*, but not tagged: rep"):
+    with pytest.raises(
+        ConnectionError,
+        match="published and verified as .*, whether it was tagged is not known: rep",
+    ):
         publish(publication, REPOSITORY)
     report = publish(publication, REPOSITORY)
 

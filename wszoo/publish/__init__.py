@@ -11,24 +11,25 @@ Example:
 from wszoo.cards.results import recipe_hash
 from wszoo.publish.collection import COLLECTION, collect
 from wszoo.publish.failures import VerificationError
-from wszoo.publish.folder import (
-    Publication,
-    PublishedFile,
-    check_folder,
-    file_metadata,
-)
-from wszoo.publish.upload import PushReport, check_repository, publish, push
+from wszoo.publish.files import PublishedFile
+from wszoo.publish.folder import Publication, check_folder, file_metadata
+from wszoo.publish.run_folder import RunPublication, check_run_folder, is_run_folder
+from wszoo.publish.upload import PushReport, check, check_repository, publish, push
 
 __all__ = [
     "COLLECTION",
     "Publication",
     "PublishedFile",
     "PushReport",
+    "RunPublication",
     "VerificationError",
+    "check",
     "check_folder",
     "check_repository",
+    "check_run_folder",
     "collect",
     "file_metadata",
+    "is_run_folder",
     "publish",
     "push",
     "recipe_hash",

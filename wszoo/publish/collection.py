@@ -13,12 +13,13 @@ _DESCRIPTION = "ResNets with Weight Standardization and batch-free norms, for sm
 
 
 def collect(
-    pushed: Sequence[tuple[str, str]], *, slug: str | None = None, private: bool = False
+    pushed: Sequence[tuple[str | None, str]], *, slug: str | None = None, private: bool = False
 ) -> str:
     """Put repositories into a collection, those that are in it already left as they are.
 
     Args:
-        pushed: Name of the weights, ``"model.tag"``, and their repository, in the order to show.
+        pushed: Name of the weights, ``"model.tag"``, or None of a run, and their repository, in the
+            order to show.
         slug: The collection as the Hub names it; where None, the one with the title ``COLLECTION``
             of the account that the first repository is in, made if there is none.
         private: Whether one that is made is private.
@@ -44,9 +45,8 @@ def collect(
                 exists_ok=True,
             ).slug
         for name, repository in pushed:
-            api.add_collection_item(
-                slug, repository, item_type="model", note=_note(find(name)), exists_ok=True
-            )
+            note = _note(find(name)) if name else None
+            api.add_collection_item(slug, repository, item_type="model", note=note, exists_ok=True)
     return slug
 
 

@@ -16,6 +16,8 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # the base o
     HTTPError as RequestError,
 )
 
+from wszoo.publish.silence import limited
+
 NOTHING = "nothing was published"
 _LOGIN = "run `hf auth login`"
 _LATER = "try again later"
@@ -27,7 +29,7 @@ class VerificationError(ValueError):
 
 @contextmanager
 def explained(repository: str, left: str = NOTHING, *, unanswered: str = "") -> Iterator[None]:
-    """Turn what the client raises inside the block into one line.
+    """Turn what the client raises inside the block into one line; silence is an error, too.
 
     Args:
         left: What is published, where the Hub has refused.
@@ -43,7 +45,8 @@ def explained(repository: str, left: str = NOTHING, *, unanswered: str = "") -> 
     """
     unknown = unanswered or left
     try:
-        yield
+        with limited():
+            yield
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"stopped while pushing to {repository}; {unknown}") from stop
     except VerificationError:

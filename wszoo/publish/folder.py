@@ -1,6 +1,5 @@
 """What a folder of ``model_cards`` publishes, and what it must be before anything is sent."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,45 +9,36 @@ from typing import Any
 from wszoo.cards import render_card
 from wszoo.cards.results import recipe_hash
 from wszoo.files import sha256_of
+from wszoo.publish.files import (
+    CARD,
+    CONFIG,
+    RESULTS,
+    Files,
+    check_pictures,
+    measured,
+    paths_in,
+    read_json,
+    require,
+)
 from wszoo.verify import verify_file
 from wszoo.weights import ASSETS, WEIGHTS_FILE, Weights, read_metadata, record_of
 
-_TEXTS = ("README.md", "config.json", "results.json")
-_PICTURE = ".png"
-_PNG = b"\x89PNG\r\n\x1a\n"  # with which each begins
 _AGAIN = "write the folder again with `python -m train.publish`"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublishedFile:
-    """A file as it is, or will be, in the repository.
-
-    Attributes:
-        name: In the repository, whose files lie side by side.
-        path: Where it lies here.
-        bytes: Its size.
-        sha256: Its digest.
-    """
-
-    name: str
-    path: Path
-    bytes: int
-    sha256: str
-
-    def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "bytes": self.bytes, "sha256": self.sha256}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Publication:
+class Publication(Files):
     """A record and the files that publish it, all checked."""
 
     weights: Weights
-    files: tuple[PublishedFile, ...]
 
     @property
-    def weights_path(self) -> Path:
-        return next(file.path for file in self.files if file.name == WEIGHTS_FILE)
+    def name(self) -> str:
+        return self.weights.name
+
+    @property
+    def dtype(self) -> str | None:
+        return self.weights.dtype
 
 
 def file_metadata(
@@ -70,11 +60,6 @@ def file_metadata(
     }
 
 
-def is_publishable(name: str) -> bool:
-    """Whether a folder of weights may hold a file of this name."""
-    return name in (*_TEXTS, WEIGHTS_FILE) or Path(name).suffix == _PICTURE
-
-
 def check_folder(folder: Path) -> Publication:
     """Everything that ``folder`` publishes; no request is made.
 
@@ -87,18 +72,12 @@ def check_folder(folder: Path) -> Publication:
         ValueError: A file does not agree with the record, or does not belong there.
     """
     weights = _record(folder)
-    paths = _files(folder, weights)
-    results = _read_json(paths["results.json"])
-    _check_config(paths["config.json"], weights)
+    paths = _paths(folder, weights)
+    results = read_json(paths[RESULTS], _AGAIN)
+    _check_config(paths[CONFIG], weights)
     _check_weights(paths[WEIGHTS_FILE], weights, results)
     _check_card(paths, weights, results)
-    return Publication(
-        weights=weights,
-        files=tuple(
-            PublishedFile(name=name, path=path, bytes=path.stat().st_size, sha256=sha256_of(path))
-            for name, path in sorted(paths.items())
-        ),
-    )
+    return Publication(weights=weights, files=measured(paths))
 
 
 def _record(folder: Path) -> Weights:
@@ -108,8 +87,8 @@ def _record(folder: Path) -> Weights:
     weights = record_of(name)
     if weights is None or weights.name != name:
         raise ValueError(
-            f"no record is named {name!r}, as the folder is, and only weights of this zoo are "
-            f"pushed; your own go with `hf upload NAMESPACE/NAME {folder}`"
+            f"no record is named {name!r}, as the folder is, and it is none that `wszoo card RUN` "
+            f"wrote; other nets go with `hf upload NAMESPACE/NAME {folder}`"
         )
     if not re.fullmatch(r"[\w.+-]+", weights.license):
         raise ValueError(
@@ -121,15 +100,9 @@ def _record(folder: Path) -> Weights:
     return weights
 
 
-def _files(folder: Path, weights: Weights) -> dict[str, Path]:
+def _paths(folder: Path, weights: Weights) -> dict[str, Path]:
     """Where each file lies, by name."""
-    paths = {path.name: path for path in folder.iterdir()}
-    stray = sorted(name for name in paths if not (is_publishable(name) and paths[name].is_file()))
-    if stray:
-        raise ValueError(
-            f"{folder} holds {', '.join(stray)}; only {', '.join(_TEXTS)}, {WEIGHTS_FILE} and "
-            f"pictures (*{_PICTURE}) are published, never a pickle: move it elsewhere"
-        )
+    paths = paths_in(folder)
     if weights.packaged:
         if WEIGHTS_FILE in paths and sha256_of(paths[WEIGHTS_FILE]) != weights.sha256:
             raise ValueError(
@@ -137,25 +110,12 @@ def _files(folder: Path, weights: Weights) -> dict[str, Path]:
                 f"{weights.name}; delete this copy"
             )
         paths[WEIGHTS_FILE] = ASSETS / weights.name / WEIGHTS_FILE
-    for name in (*_TEXTS, WEIGHTS_FILE):
-        if name not in paths:
-            raise FileNotFoundError(f"{folder} lacks {name}; {_AGAIN}")
+    require(folder, paths, _AGAIN)
     return paths
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            return content
-        reason = "no table of names"
-    except (ValueError, RecursionError) as error:
-        reason = str(error)
-    raise ValueError(f"{path} is not JSON as published: {reason}; {_AGAIN}")
-
-
 def _check_config(path: Path, weights: Weights) -> None:
-    config = _read_json(path)
+    config = read_json(path, _AGAIN)
     ours, pretrained = config.get("wszoo"), config.get("pretrained_cfg")
     found = {
         "architecture": config.get("architecture"),
@@ -213,13 +173,7 @@ def _check_weights(path: Path, weights: Weights, results: dict[str, Any]) -> Non
 
 
 def _check_card(paths: dict[str, Path], weights: Weights, results: dict[str, Any]) -> None:
-    card = paths["README.md"]
-    text = card.read_text(encoding="utf-8")
-    if text != render_card(weights, results):
+    card = paths[CARD]
+    if card.read_text(encoding="utf-8") != render_card(weights, results):
         raise ValueError(f"{card} is not what its record and results.json render; run `make cards`")
-    for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
-        if name not in paths:
-            raise FileNotFoundError(f"{card} shows {name}, which is not beside it; {_AGAIN}")
-    for path in paths.values():
-        if path.suffix == _PICTURE and path.read_bytes()[: len(_PNG)] != _PNG:
-            raise ValueError(f"{path} is no PNG picture; {_AGAIN}")
+    check_pictures(paths, _AGAIN)

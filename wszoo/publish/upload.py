@@ -13,7 +13,9 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from wszoo.publish.failures import NOTHING, VerificationError, explained
-from wszoo.publish.folder import Publication, PublishedFile, check_folder, is_publishable
+from wszoo.publish.files import PublishedFile, is_publishable
+from wszoo.publish.folder import Publication, check_folder
+from wszoo.publish.run_folder import RunPublication, check_run_folder, is_run_folder
 from wszoo.publish.verification import verify_published
 from wszoo.weights import WEIGHTS_FILE
 
@@ -26,15 +28,17 @@ class PushReport:
     """What a push did.
 
     Attributes:
-        name: ``model.tag``.
+        name: ``model.tag``, or what the card of a run calls its net.
         repository: ``namespace/name``.
         files: What the repository holds, or would.
         outcome: ``"published"``, ``"unchanged"`` where it held all this before, or ``"dry run"``.
         commit: The verified one, 40 hex digits; None of a dry run.
         tag: Its tag; None of a dry run.
-        pin: The commit that the record should name. An earlier one that it names already is kept
-            where weights and ``config.json`` are the same: the card shows what the record names, so
-            that it would change with every push, and every push with it.
+        pin: The commit that the record should name; None of a run, which has none. An earlier one
+            that it names already is kept where weights and ``config.json`` are the same: the card
+            shows what the record names, so that it would change with every push, and every push
+            with it.
+        loading: How to get the net of a run.
     """
 
     name: str
@@ -44,6 +48,7 @@ class PushReport:
     commit: str | None = None
     tag: str | None = None
     pin: str | None = None
+    loading: str | None = None
 
     @property
     def pinned(self) -> str | None:
@@ -58,6 +63,7 @@ class PushReport:
             "commit": self.commit,
             "tag": self.tag,
             "record": self.pinned,
+            "loading": self.loading,
             "files": [file.to_json() for file in self.files],
         }
 
@@ -68,12 +74,22 @@ class PushReport:
             f"  {file.name:<{width}}  {file.bytes:>11,} bytes  sha256 {file.sha256[:12]}…"
             for file in self.files
         ]
+        if self.commit:
+            lines.append(f"  commit {self.commit}, verified, tagged {self.tag}")
         if self.pinned:
-            lines += [
-                f"  commit {self.commit}, verified, tagged {self.tag}",
-                f"  for its record in wszoo/weights_table.py: {self.pinned}",
-            ]
+            lines.append(f"  for its record in wszoo/weights_table.py: {self.pinned}")
+        if self.loading:
+            lines.append(f"  to load it: {self.loading}")
         return "\n".join(lines)
+
+
+def check(folder: Path) -> Publication | RunPublication:
+    """Everything that ``folder``, of a record or of a run, publishes; no request is made.
+
+    Raises:
+        FileNotFoundError, ValueError: As for ``check_folder`` and ``check_run_folder``.
+    """
+    return check_run_folder(folder) if is_run_folder(folder) else check_folder(folder)
 
 
 def push(
@@ -84,16 +100,16 @@ def push(
     private: bool = False,
     echo: Callable[[str], None] = lambda line: None,
 ) -> PushReport:
-    """Check a folder of weights and publish it, as ``publish`` does.
+    """Check a folder, of a record or of a run, and publish it, as ``publish`` does.
 
     Raises:
         FileNotFoundError, ValueError: The folder is not fit to be published, or as for ``publish``.
     """
-    return publish(check_folder(folder), repository, dry_run=dry_run, private=private, echo=echo)
+    return publish(check(folder), repository, dry_run=dry_run, private=private, echo=echo)
 
 
 def publish(
-    publication: Publication,
+    publication: Publication | RunPublication,
     repository: str,
     *,
     dry_run: bool = False,
@@ -122,7 +138,7 @@ def publish(
     """
     check_repository(repository)
     done = PushReport(
-        name=publication.weights.name,
+        name=publication.name,
         repository=repository,
         files=publication.files,
         outcome="dry run",
@@ -136,9 +152,11 @@ def publish(
     echo(f"verifying {repository}@{commit}")
     _verify(api, repository, commit, publication)
     tag = _tag(api, repository, commit)
-    pin = _pin(api, repository, commit, publication.weights.hub)
     outcome = "unchanged" if commit == parent else "published"
-    return replace(done, outcome=outcome, commit=commit, tag=tag, pin=pin)
+    done = replace(done, outcome=outcome, commit=commit, tag=tag)
+    if isinstance(publication, RunPublication):
+        return replace(done, loading=publication.loading(repository, commit))
+    return replace(done, pin=_pin(api, repository, commit, publication.weights.hub))
 
 
 def check_repository(repository: str) -> str:
@@ -209,7 +227,9 @@ def _commit(
     return made.oid
 
 
-def _verify(api: HfApi, repository: str, commit: str, publication: Publication) -> None:
+def _verify(
+    api: HfApi, repository: str, commit: str, publication: Publication | RunPublication
+) -> None:
     left = f"published as {commit}, but not tagged"
     try:
         with explained(repository, f"{left}, since not verified: {_REPEAT}"):
@@ -232,7 +252,10 @@ def _tag(api: HfApi, repository: str, commit: str) -> str:
         for number, target in sorted(versions.items()):
             if target == commit:
                 return f"v{number}"
-        tag = f"v{max(versions, default=0) + 1}"
+    tag = f"v{max(versions, default=0) + 1}"
+    left = f"published and verified as {commit}"
+    unanswered = f"{left}, whether it was tagged is not known: repeat the command, it finds out"
+    with explained(repository, f"{left}, but not tagged: {_REPEAT}", unanswered=unanswered):
         api.create_tag(repository, tag=tag, revision=commit, tag_message="Verified after the push")
     return tag
 

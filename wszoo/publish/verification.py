@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import timm
 import torch
@@ -10,18 +11,24 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Remo
 from torch import Tensor, nn
 
 from wszoo.files import sha256_of
+from wszoo.finetune.outputs import load_finetuned
 from wszoo.publish.failures import VerificationError
 from wszoo.publish.folder import Publication
+from wszoo.publish.run_folder import RunPublication
 from wszoo.weights import WEIGHTS_FILE, check_file
 
 INPUTS = 8
+_PHOTO = (3, 128, 128)  # in 0..1; a detector brings it to its own size
 
 
-def verify_published(api: HfApi, repository: str, commit: str, publication: Publication) -> None:
+def verify_published(
+    api: HfApi, repository: str, commit: str, publication: Publication | RunPublication
+) -> None:
     """Fetch every file of a commit past all caches, and compare it with the one that was sent.
 
-    Digests first, then the weights' header and storage type, then the logits of eight fixed inputs,
-    bit for bit, of the net that ``timm.create_model("hf-hub:...")`` makes.
+    Digests first, then the weights' header and storage type, then the answers to eight fixed
+    inputs, bit for bit, of the net that a user gets: by ``timm.create_model("hf-hub:...")``, or of
+    a detector or segmenter by ``wszoo.load_finetuned``.
 
     Raises:
         VerificationError: Something differs.
@@ -36,23 +43,51 @@ def verify_published(api: HfApi, repository: str, commit: str, publication: Publ
                     f"{file.name} of {whole} has sha256 {found[:12]}…, {file.sha256[:12]}… was sent"
                 )
             if file.name == WEIGHTS_FILE:
-                check_file(path, dtype=publication.weights.dtype)
+                check_file(path, dtype=publication.dtype)
         try:
-            # By now every file of this commit is in the fresh cache: no request is made.
-            there = timm.create_model(f"hf-hub:{whole}", pretrained=True, cache_dir=fresh)
+            there = _there(publication, whole, path.parent, fresh)
         except (ValueError, RuntimeError) as error:
             line = str(error).strip().partition("\n")[0]
             raise VerificationError(f"hf-hub:{whole} does not load: {line}") from error
-    here = timm.create_model(
-        publication.weights.model,
-        pretrained=True,
-        pretrained_cfg_overlay={"file": str(publication.weights_path)},
-    )
-    inputs = fixed_inputs(publication.weights.input_size)
-    if not torch.equal(logits(there, inputs), logits(here, inputs)):
+    here, inputs = _here(publication)
+    if not _equal(logits(there, inputs), logits(here, inputs)):
         raise VerificationError(
             f"hf-hub:{whole} gives other logits than {publication.weights_path}"
         )
+
+
+def _there(
+    publication: Publication | RunPublication, whole: str, fetched: Path, cache: str
+) -> nn.Module:
+    """The net as the Hub has it; every file is in the fresh cache by now: no request is made."""
+    if isinstance(publication, RunPublication) and publication.task != "classify":
+        return load_finetuned(fetched)[0]
+    made: nn.Module = timm.create_model(f"hf-hub:{whole}", pretrained=True, cache_dir=cache)
+    return made
+
+
+def _here(publication: Publication | RunPublication) -> tuple[nn.Module, Tensor | list[Tensor]]:
+    """The net as it was sent, and inputs for it: of a detector a list."""
+    if isinstance(publication, Publication):
+        path = str(publication.weights_path)
+        made: nn.Module = timm.create_model(
+            publication.weights.model, pretrained=True, pretrained_cfg_overlay={"file": path}
+        )
+        return made, fixed_inputs(publication.weights.input_size)
+    net: Any = publication.load()
+    if publication.task == "classify":
+        return net, fixed_inputs(net.pretrained_cfg["input_size"])
+    photos = (fixed_inputs(_PHOTO) + 1) / 2
+    return net, [*photos] if publication.task == "detect" else photos
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two answers, tensors or lists and tables of them, are the same bit for bit."""
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    return len(one) == len(other) and all(map(_equal, one, other))
 
 
 def _fetch(api: HfApi, repository: str, commit: str, name: str, cache: str) -> Path:
@@ -84,7 +119,6 @@ def fixed_inputs(size: tuple[int, int, int]) -> Tensor:
 
 
 @torch.inference_mode()
-def logits(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Of a net in eval mode, ``(N, num_classes)``."""
-    found: Tensor = model.eval()(inputs)
-    return found
+def logits(model: nn.Module, inputs: Tensor | list[Tensor]) -> Any:
+    """Of a net in eval mode, ``(N, num_classes)``; of a detector, what it finds in each photo."""
+    return model.eval()(inputs)
