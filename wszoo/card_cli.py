@@ -17,8 +17,8 @@ _CARDS = Path(__file__).parent.parent / "model_cards"  # of a checkout
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder to write: that of RUN (RUN/model by default) goes to the Hub with `wszoo push "
-    "FOLDER --repo NAMESPACE/NAME`, that of NAME with `wszoo push`; without it, the card of NAME is "
-    "printed.",
+    "FOLDER --repo NAMESPACE/NAME`, that of NAME with `wszoo push`; without it, the card of NAME "
+    "is printed.",
 )
 @click.option(
     "--cards",
