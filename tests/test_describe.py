@@ -1,12 +1,18 @@
+import json
 import math
 import re
 
 import pytest
 import timm
+from click.testing import CliRunner
 
 import wszoo.describe
+from wszoo import detection
+from wszoo.cli import main
 from wszoo.describe import (
+    describe_heads,
     describe_variant,
+    heads_table,
     is_checked,
     list_rows,
     macs,
@@ -15,6 +21,11 @@ from wszoo.describe import (
 )
 from wszoo.weights import WEIGHTS, Origin, Weights, find, locate, read_header
 from wszoo.ws_resnet import WSResNet
+
+HEADS = (
+    *("faster_rcnn", "mask_rcnn", "retinanet", "fcos"),
+    *("semantic_fpn", "deeplab_v3_plus", "upernet", "unet"),
+)
 
 
 def test_multiply_accumulates_are_the_published_ones() -> None:
@@ -101,3 +112,51 @@ def test_parameters_are_those_of_the_file() -> None:
     values = sum(math.prod(entry["shape"]) for entry in read_header(locate(weights)).values())
 
     assert describe_variant(weights.name)["params"] == f"{values / 1e6:.2f} M"
+
+
+@pytest.mark.slow
+def test_detectors_and_segmenters_are_told_with_size_and_norms() -> None:
+    rows = describe_heads("test_resnet_gn_ws", HEADS)
+
+    assert [(row["head"], row["task"]) for row in rows] == [
+        (head, "detect" if head in ("faster_rcnn", "mask_rcnn", "retinanet", "fcos") else "segment")
+        for head in HEADS
+    ]
+    for row, shown in zip(rows, heads_table(rows), strict=True):
+        assert row["batch_norms"] == 0 and set(row["norms"]) == {"GroupNorm"}
+        assert shown["norms"] == f"{row['norms']['GroupNorm']} GroupNorm, 0 BatchNorm"
+        assert re.fullmatch(r"\d+\.\d\d M", row["params"])
+        size = "800 x 800" if row["task"] == "detect" else "512 x 512"
+        assert re.match(rf"\d+\.\d\d G at {size}", row["MACs"])
+
+
+def test_the_size_of_a_detector_is_that_of_the_built_one() -> None:
+    (row,) = describe_heads("test_resnet_gn_ws", ["fcos"])
+
+    built = detection.fcos("test_resnet_gn_ws", num_classes=91, pretrained=False)
+
+    assert row["params"] == f"{sum(p.numel() for p in built.parameters()) / 1e6:.2f} M"
+    assert row["classes"] == 91
+
+
+def test_batch_channel_norm_is_not_counted_as_batch_norm() -> None:
+    rows = describe_heads("resnet50_bcn_ws", ["semantic_fpn"])
+
+    (shown,) = heads_table(rows)
+    assert rows[0]["batch_norms"] == 0
+    assert "BatchChannelNorm" in shown["norms"] and shown["norms"].endswith(", 0 BatchNorm")
+
+
+def test_show_tells_of_the_heads_that_are_asked_for() -> None:
+    asked = ("show", "test_resnet_gn_ws", "--head", "fcos", "--head", "unet")
+
+    told, plain = (CliRunner().invoke(main, [*asked, *more]) for more in ((), ("--json",)))
+    wrong = CliRunner().invoke(main, ["show", "test_resnet_gn_ws", "--head", "yolo"])
+
+    assert told.exit_code == plain.exit_code == 0
+    rows = told.stdout.splitlines()[-3:]
+    assert [row.split()[0] for row in rows] == ["head", "fcos", "unet"]
+    assert rows[1].endswith(" GroupNorm, 0 BatchNorm")
+    heads = json.loads(plain.stdout)["heads"]
+    assert [(row["head"], row["batch_norms"]) for row in heads] == [("fcos", 0), ("unet", 0)]
+    assert wrong.exit_code == 2 and "'yolo' is not one of 'faster_rcnn'" in wrong.stderr

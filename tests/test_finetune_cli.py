@@ -60,11 +60,12 @@ def test_a_classifier_is_fine_tuned_by_one_command(tmp_path: Path) -> None:
 
     result = call(
         *("classify", "--data", data, "--model", "test_resnet_gn_ws", "--out", tmp_path / "run"),
-        *(*SMALL, "--batch-size", "2", "--lr", "0.001"),
+        *(*SMALL, "--batch-size", "2", "--lr", "0.001", "--memory", "small"),
     )
 
     assert result.exit_code == 0, result.output
     assert "0.001, as asked for" in result.stdout
+    assert "small, as asked for" in result.stdout
     assert f"done; {tmp_path / 'run' / 'report.md'}" in result.stdout
     settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
     assert (settings["batch_size"], settings["epochs"], settings["image_size"]) == (2, 1, 64)
@@ -98,6 +99,7 @@ def test_detectors_and_segmenters_are_fine_tuned_by_one_command(
         (["classify", "--memory-budget", "much"], 2, "'much' is no size; write it as 8GB or 500MB"),
         (["classify", "--memory-budget", "0GB"], 2, "'0GB' is no size"),
         (["detect", "--head", "unet"], 2, "'unet' is not one of 'faster_rcnn', 'mask_rcnn'"),
+        (["classify", "--memory", "tiny"], 2, "'tiny' is not one of 'auto', 'fast', 'lean'"),
         (["detect", "--classes", "a,,b"], 2, "'a,,b' holds an empty name"),
         (["segment", "--ignore", "256"], 2, "256 is not in the range 0<=x<=255"),
         (["classify", "--from", "gone"], 3, "wszoo: no such run: gone"),

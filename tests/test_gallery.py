@@ -388,12 +388,12 @@ def test_card_is_on_the_page_with_its_pictures_in_it(rows: list[Row], html: str)
 
 
 def test_benchmarks_of_the_model_are_shown(rows: list[Row], html: str, tmp_path: Path) -> None:
-    assert "Beside timm" in html
+    assert "Ours over theirs, below 1 is better" in html
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "broken.json").write_text("{")
 
     with pytest.raises(
-        ValueError, match=r"broken\.json is no JSON; `wszoo bench --json` writes it"
+        ValueError, match=r"broken\.json is no JSON; `wszoo bench -o DIR` writes it"
     ):
         Cards(tmp_path).benchmarks(rows[0])
 

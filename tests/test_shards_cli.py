@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.photo_sets import write_masks
+from wszoo.datasets.segmentation import read_segmentation
 from wszoo.datasets.shard_manifest import read_manifest
 from wszoo.shards_cli import shards
 from wszoo.weights import ASSETS
@@ -46,6 +48,54 @@ def test_both_report_as_json(tmp_path: Path) -> None:
     facts = json.loads(made.stdout)
     assert facts["images"] == 200 and facts["quarantined"] == 0 and facts["shards"] == 1
     assert json.loads(checked.stdout).items() >= {"images": 200, "ok": True, "findings": []}.items()
+
+
+def test_shards_of_masks_are_made_split_by_split_and_are_a_data_set(tmp_path: Path) -> None:
+    drawn, out = write_masks(tmp_path / "drawn with spaces, ü"), tmp_path / "shards"
+
+    made = [
+        run("make", drawn, "-o", out / split, "--split", split, "--task", "segment")
+        for split in ("train", "val")
+    ]
+    checked = run("check", out / "train", "--decode", "--json")
+
+    assert [each.exit_code for each in made] == [0, 0], made[0].output
+    assert made[0].stdout.startswith(f"{out / 'train'}: 6 images of 2 classes in 1 shards, ")
+    assert json.loads(checked.stdout)["ok"] is True
+    assert [len(read_segmentation(out, split)) for split in ("train", "val")] == [6, 3]
+
+
+def test_values_of_masks_are_named_and_ignored_as_in_other_commands(tmp_path: Path) -> None:
+    drawn, out = write_masks(tmp_path / "drawn"), tmp_path / "out"
+    words = ("make", drawn, "-o", out, "--split", "val", "--task", "segment")
+
+    made = run(*words, "--classes", "void,box,sky", "--ignore", "0")
+
+    assert made.exit_code == 0, made.output
+    images = read_segmentation(out)
+    assert (images.classes, images.values) == (("box", "sky"), (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "message"),
+    [
+        ((), 3, "holds images and masks, which are no classes; give --task segment"),
+        (("--classes", "a,b"), 2, "it is for the masks of --task segment"),
+        (("--ignore", "3"), 2, "it is for the masks of --task segment"),
+        (("--task", "segment", "--classes", "a,,b"), 2, "'a,,b' holds an empty name"),
+        (("--task", "detect"), 2, "'detect' is not one of 'classify', 'segment'"),
+    ],
+)
+def test_masks_are_not_taken_for_classes(
+    more: tuple[str, ...], code: int, message: str, tmp_path: Path
+) -> None:
+    drawn = write_masks(tmp_path / "drawn")
+
+    result = run("make", drawn, "-o", tmp_path / "out", "--split", "val", *more)
+
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from wszoo.layers import (
     standardize_weight,
     to_group_norm,
 )
+from wszoo.memory import save_memory
 from wszoo.weights import WEIGHTS, Weights
 from wszoo.ws_resnet import WSResNet
 
@@ -38,6 +39,7 @@ __all__ = [
     "fold",
     "load_backbone",
     "refresh",
+    "save_memory",
     "standardize_convs",
     "standardize_weight",
     "to_group_norm",

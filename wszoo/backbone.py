@@ -21,6 +21,7 @@ from wszoo.layers import (
     unfreeze,
 )
 from wszoo.lint import lint
+from wszoo.memory import Memory, require_memory, save_memory
 
 _TRAINABLE_STAGES = 3  # of pretrained nets, as in torchvision's detectors
 
@@ -131,6 +132,9 @@ class Backbone(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Save memory: compute activations inside of stages again in the backward pass.
 
+        This is timm's way, for any of its nets. In ResNets ``wszoo.memory.save_memory`` keeps as
+        little for less time, and has levels between.
+
         Raises:
             ValueError: timm has no checkpoints for this net.
         """
@@ -176,6 +180,7 @@ def load_backbone(
     output_stride: int = 32,
     out_indices: tuple[int, ...] = (1, 2, 3, 4),
     allow_batch_norm: bool = False,
+    memory: Memory = "fast",
     **kwargs: Any,
 ) -> Backbone:
     """Load a net without its classifier, ready to sit under a pyramid or a decoder.
@@ -190,6 +195,8 @@ def load_backbone(
         output_stride: 32, or 16 or 8 to trade stride for dilation in the last stages.
         out_indices: Which feature maps, ascending; in a ResNet 0 is the stem's, of stride 2.
         allow_batch_norm: Take a net with BatchNorm all the same.
+        memory: ``"fast"``, or ``"lean"``, ``"small"`` or ``"smallest"`` to trade time for memory in
+            training; see ``wszoo.memory.save_memory``.
         **kwargs: For ``timm.create_model``, e.g. ``drop_path_rate``.
 
     Raises:
@@ -204,6 +211,7 @@ def load_backbone(
         [(1, 16, 16, 16), (1, 32, 8, 8), (1, 64, 4, 4), (1, 128, 2, 2)]
     """
     _require_name(name)
+    require_memory(memory)
     if in_chans < 1:
         raise ValueError(f"in_chans must be at least 1, got {in_chans}")
     options = kwargs | {"in_chans": in_chans}
@@ -212,6 +220,7 @@ def load_backbone(
     _require_maps(name, draft, out_indices)
     if not allow_batch_norm:
         _require_no_batch_norm(name, draft)
+    save_memory(draft, memory)
     stages = len(draft.feature_info)
     if trainable_stages is None:
         trainable_stages = min(_TRAINABLE_STAGES, stages) if pretrained else stages
@@ -230,7 +239,7 @@ def load_backbone(
         in_chans=in_chans,
     )
     backbone.set_trainable_stages(trainable_stages)
-    return backbone
+    return save_memory(backbone, memory)
 
 
 def _require_name(name: str) -> None:

@@ -12,12 +12,14 @@ from pathlib import Path
 import click
 import torch
 
+from wszoo.bench_cli import bench
 from wszoo.card_cli import card
 from wszoo.convert_cli import convert
 from wszoo.data_cli import check_data_command
-from wszoo.describe import describe_variant, list_rows
+from wszoo.describe import describe_heads, describe_variant, heads_table, list_rows
 from wszoo.download_cli import confirm, download
 from wszoo.export_cli import export
+from wszoo.finetune.defaults import HEADS
 from wszoo.finetune_cli import finetune
 from wszoo.gallery_cli import gallery
 from wszoo.invariance_cli import invariance
@@ -43,7 +45,7 @@ from wszoo.terminal import (
 from wszoo.ws_resnet import WSResNet
 
 folder = click.Path(path_type=Path, file_okay=False)
-count = click.IntRange(min=1)
+_HEADS = (*HEADS["detect"], *HEADS["segment"])
 
 
 @click.group(cls=MainGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,11 +73,23 @@ def list_command(pattern: str, pretrained: bool, as_json: bool) -> None:
 
 @main.command()
 @name_argument(check_ours)
+@click.option(
+    "--head",
+    "heads",
+    multiple=True,
+    type=click.Choice([*_HEADS, "all"]),
+    help="Also show the detector or segmenter with this on NAME; may be given several times.",
+)
 @as_json
-def show(name: str, as_json: bool) -> None:
+def show(name: str, heads: tuple[str, ...], as_json: bool) -> None:
     """Show one variant: size, features, preprocessing, weights, and how to load it."""
     facts = describe_variant(name)
-    report(as_json, facts, lambda: "\n".join(f"{key:<9} {fact}" for key, fact in facts.items()))
+    lines = [f"{key:<9} {fact}" for key, fact in facts.items()]
+    if heads:
+        rows = describe_heads(facts["model"], _HEADS if "all" in heads else heads)
+        facts |= {"heads": rows}
+        lines += ["", table(heads_table(rows), ("head", "task", "params", "MACs", "norms"))]
+    report(as_json, facts, lambda: "\n".join(lines))
 
 
 @main.command()
@@ -177,28 +191,8 @@ def doctor(as_json: bool) -> None:
         sys.exit(CHECK_FAILED)
 
 
-@main.command()
-@click.option(
-    "--model",
-    default="resnet50_gn_ws",
-    show_default=True,
-    callback=checked_by(check_ours),
-)
-@click.option("--against", default="timm", show_default=True, type=click.Choice(["timm", "bn"]))
-@click.option("--rounds", default=9, type=count, show_default=True)
-@click.option("--threads", type=count, help="As many as torch uses by default.")
-@as_json
-def bench(model: str, against: str, rounds: int, threads: int | None, as_json: bool) -> None:
-    """Compare speed with a peer, as ratios from one interleaved run."""
-    from wszoo.bench import compare
-
-    threads = threads or torch.get_num_threads()
-    result = compare(model, against=against, rounds=rounds, threads=threads)
-    report(as_json, result.to_json(), lambda: str(result))
-
-
 for command in (
-    *(card, check_data_command, confirm, convert, download, eval_command),
+    *(bench, card, check_data_command, confirm, convert, download, eval_command),
     *(export, finetune, gallery, invariance, predict, push, shards),
 ):
     main.add_command(command)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from wszoo.terminal import CHECK_FAILED, OneLineErrors, as_json, progress, report
+from wszoo.terminal import CHECK_FAILED, OneLineErrors, as_json, data_location, progress, report
 
 
 def _names(
@@ -32,8 +32,8 @@ def _names(
 @click.option(
     "--data",
     required=True,
-    type=click.Path(path_type=Path),
-    help="A folder, or tar archives.",
+    type=data_location,
+    help="A folder, tar archives, or the folder or URL of shards.",
 )
 @click.option("--split", help="train, val or test; all by default, which also compares them.")
 @click.option(
@@ -66,7 +66,7 @@ def _names(
 @as_json
 def check_data_command(
     task: Any,
-    data: Path,
+    data: Path | str,
     split: str | None,
     classes: tuple[str, ...] | None,
     ignore: tuple[int, ...],

@@ -1,5 +1,6 @@
 """What there is to say about a variant and its weights; one source for every table."""
 
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from wszoo.layers import BatchChannelNorm, formula_name
 from wszoo.weights import WEIGHTS, Weights
 from wszoo.ws_resnet import WSResNet
+
+_COCO_CLASSES, _VOC_CLASSES = 91, 21
 
 
 def list_rows(pattern: str = "*", *, pretrained: bool = False) -> list[dict[str, Any]]:
@@ -133,6 +136,59 @@ def describe(variant: str, weights: Weights | None) -> dict[str, Any]:
         **_origin_facts(weights),
         "load": f'import timm, wszoo; timm.create_model("{weights.name}", pretrained=True)',
     }
+
+
+def describe_heads(variant: str, heads: Sequence[str]) -> list[dict[str, Any]]:
+    """Size and norms of detectors and segmenters over a variant, one row each; nothing is computed.
+
+    Args:
+        variant: The backbone, without a tag.
+        heads: Constructors of ``wszoo.detection`` and ``wszoo.segmentation``.
+
+    Returns:
+        For each ``head``, ``task``, ``params``, ``MACs`` of one photo at the size that is trained
+        by default, ``classes`` (those of COCO or Pascal VOC, background included), ``norms`` (class
+        name to count) and ``batch_norms``, those that no BatchChannelNorm holds.
+    """
+    return [_describe_head(variant, head) for head in heads]
+
+
+def _describe_head(variant: str, head: str) -> dict[str, Any]:
+    from wszoo import detection, segmentation
+
+    detects = hasattr(detection, head)
+    classes = _COCO_CLASSES if detects else _VOC_CLASSES
+    make = getattr(detection if detects else segmentation, head)
+    with torch.device("meta"):
+        model: torch.nn.Module = make(variant, num_classes=classes, pretrained=False)
+    describe: Callable[[Any], dict[str, Any]] = (
+        detection.describe_detector if detects else segmentation.describe_segmenter
+    )
+    facts = describe(model)
+    parts = {module.bn for module in model.modules() if isinstance(module, BatchChannelNorm)}
+    kind = torch.nn.modules.batchnorm._BatchNorm
+    found = (module for module in model.modules() if isinstance(module, kind))
+    return {
+        "head": head,
+        "task": "detect" if detects else "segment",
+        "params": facts["params"],
+        "MACs": facts["MACs"],
+        "classes": classes,
+        "norms": facts["norms"],
+        "batch_norms": sum(module not in parts for module in found),
+    }
+
+
+def heads_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of ``describe_heads`` with their norms as text: a census that names BatchNorm always."""
+    return [
+        {**row, "norms": ", ".join([*_census(row["norms"]), f"{row['batch_norms']} BatchNorm"])}
+        for row in rows
+    ]
+
+
+def _census(norms: dict[str, int]) -> list[str]:
+    return [f"{count} {name}" for name, count in norms.items() if "BatchNorm" not in name]
 
 
 def _origin_facts(weights: Weights) -> dict[str, Any]:

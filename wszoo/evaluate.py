@@ -56,6 +56,18 @@ def class_count(model: nn.Module) -> int:
     return count
 
 
+def class_labels(model: nn.Module) -> list[str] | None:
+    """What timm's configuration says that the folder of each class is called.
+
+    Returns:
+        None where it names no classes.
+    """
+    labels = getattr(model, "pretrained_cfg", {}).get("label_names")
+    if not isinstance(labels, (list, tuple)) or len(labels) != class_count(model):
+        return None
+    return [*map(str, labels)]
+
+
 def class_names(model: nn.Module, weights: Weights | None) -> list[str] | None:
     """What to call each row of the classifier, by the record or timm's configuration.
 
@@ -64,10 +76,9 @@ def class_names(model: nn.Module, weights: Weights | None) -> list[str] | None:
     """
     if weights is not None:
         return weights.label_names()
-    cfg: dict[str, Any] = getattr(model, "pretrained_cfg", {})
-    labels = cfg.get("label_names")
-    if not isinstance(labels, (list, tuple)) or len(labels) != class_count(model):
+    if (labels := class_labels(model)) is None:
         return None
+    cfg: dict[str, Any] = getattr(model, "pretrained_cfg", {})
     described = cfg.get("label_descriptions") or {}
     return [str(described.get(label, label)) for label in labels]
 
@@ -80,21 +91,35 @@ def preprocessing(model: nn.Module) -> Callable[[Image.Image], Tensor]:
     return transform
 
 
-def targets_for(images: LabelledImages, weights: Weights | None, num_classes: int) -> list[int]:
+def targets_for(
+    images: LabelledImages,
+    weights: Weights | None,
+    num_classes: int,
+    labels: Sequence[str] | None = None,
+) -> list[int]:
     """Rows of the classifier that the photos belong to.
 
     Class folders are matched by name where the weights know their classes, by position otherwise.
 
+    Args:
+        images: The photos.
+        weights: The record, where there is one.
+        num_classes: Rows of the classifier.
+        labels: Names of the rows, where the net's own configuration has them.
+
     Raises:
         ValueError: The folders do not fit the classes of the model.
     """
+    name = "the model"
     if weights is not None and weights.labels is not None:
-        rows = {name: row for row, name in enumerate(weights.label_ids())}
-        unknown = [name for name in images.classes if name not in rows]
+        name, labels = weights.name, weights.label_ids()
+    if labels is not None:
+        rows = {label: row for row, label in enumerate(labels)}
+        unknown = [label for label in images.classes if label not in rows]
         if unknown:
             raise ValueError(
                 f"{len(unknown)} of {len(images.classes)} class folders are not classes of "
-                f"{weights.name}, e.g. {unknown[0]!r}; its classes look like {next(iter(rows))!r}"
+                f"{name}, e.g. {unknown[0]!r}; its classes look like {next(iter(rows))!r}"
             )
         return [rows[images.classes[target]] for target in images.targets]
     if len(images.classes) != num_classes:

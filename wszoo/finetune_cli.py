@@ -8,7 +8,15 @@ from typing import Any
 import click
 import torch
 
-from wszoo.terminal import MainGroup, check_name, checked_by, progress, report
+from wszoo.memory import MEMORY
+from wszoo.terminal import (
+    MainGroup,
+    check_name,
+    checked_by,
+    data_location,
+    progress,
+    report,
+)
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 _count = click.IntRange(min=1)
@@ -43,8 +51,9 @@ _what = [
     click.option(
         "--data",
         required=True,
-        type=click.Path(path_type=Path),
-        help="Folder or tar archive with the splits train, and val or test to judge by.",
+        type=data_location,
+        help="Folder, tar archive, or folder or URL of shards, with the splits train, and val or "
+        "test to judge by.",
     ),
     click.option(
         "--out",
@@ -87,7 +96,13 @@ _conditions = [
         "--memory-budget",
         callback=lambda _context, _parameter, text: text and to_bytes(text),
         metavar="SIZE",
-        help="Of each process, such as 8GB; measured, it decides on --micro-batch-size.",
+        help="Of each process, such as 8GB; measured, it decides on --micro-batch-size, --memory.",
+    ),
+    click.option(
+        "--memory",
+        type=click.Choice(["auto", *MEMORY]),
+        default="auto",
+        help="What a pass keeps for the way back; auto: fast, or as --memory-budget has it.",
     ),
     click.option("--resume", type=click.Choice(["auto", "never"]), default="auto"),
     click.option("--workers", type=click.IntRange(0), help="That read; one per core."),
@@ -153,7 +168,7 @@ def _fine_tune(
     task: Any,
     *,
     output: Path,
-    data: Path,
+    data: Path | str,
     device: str | None,
     threads: int | None,
     wait_minutes: float,
@@ -173,7 +188,9 @@ def _fine_tune(
     )
     if options["micro_batch_size"] and options["memory_budget"]:
         raise click.UsageError("--memory-budget decides on --micro-batch-size; give one of them")
+    memory = options.pop("memory")
     conditions = Conditions(
+        memory=None if memory == "auto" else memory,
         check=not options.pop("no_check"),
         resume=options.pop("resume") == "auto",
         progress=lambda files: progress(files, len(files), "checking files"),  # type: ignore[arg-type]

@@ -121,14 +121,21 @@ def eval_command(
         return
     from wszoo.datasets import read_labelled_images
     from wszoo.datasets.quarantine import read_quarantine
-    from wszoo.evaluate import class_count, class_names, evaluate, published_top1, targets_for
+    from wszoo.evaluate import (
+        class_count,
+        class_labels,
+        class_names,
+        evaluate,
+        published_top1,
+        targets_for,
+    )
 
     images = read_labelled_images(data, split, default="val")
     if quarantine is not None:
         images = images.without(read_quarantine(quarantine))
     model = load(name, pretrained=True)
     record = record_of(name)
-    targets = targets_for(images, record, class_count(model))
+    targets = targets_for(images, record, class_count(model), class_labels(model))
     total = -(-len(images) // batch_size)
     result = evaluate(
         model,

@@ -3,10 +3,15 @@
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from wszoo.terminal import CHECK_FAILED, MainGroup, as_json, progress, report
+
+if TYPE_CHECKING:
+    from wszoo.datasets import LabelledImages
+    from wszoo.datasets.segmentation import SegmentationImages
 
 _UNITS = {
     "": 1,
@@ -23,6 +28,18 @@ def _size(_context: click.Context, _parameter: click.Parameter, text: str) -> in
     return max(1, round(float(match[1]) * _UNITS[match[2]]))
 
 
+def _names(
+    _context: click.Context, _parameter: click.Parameter, text: str | None
+) -> tuple[str, ...] | None:
+    """Names between commas."""
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise click.BadParameter(f"{text!r} holds an empty name; write them as a,b,c")
+    return names
+
+
 @click.group(cls=MainGroup)
 def shards() -> None:
     """Make and check tar shards: many photos in few files, for discs and HTTP servers."""
@@ -37,24 +54,48 @@ def shards() -> None:
     type=click.Path(path_type=Path),
     help="New folder for the shards.",
 )
+@click.option(
+    "--task",
+    default="classify",
+    show_default=True,
+    type=click.Choice(["classify", "segment"]),
+    help="Class folders, or photos with masks.",
+)
 @click.option("--split", help="train, val or test, where DIR holds several.")
+@click.option(
+    "--classes",
+    metavar="A,B,...",
+    callback=_names,
+    help="Names of the values in masks from 0 on; by default as the set tells.",
+)
+@click.option(
+    "--ignore",
+    multiple=True,
+    type=click.IntRange(0, 255),
+    help="Value of pixels without a class; may be given several times.",
+)
 @click.option("--bytes-per-shard", default="256MiB", show_default=True, callback=_size)
 @click.option("--quarantine", is_flag=True, help="Leave out what cannot be decoded, and list it.")
 @as_json
 def make(
     source: Path,
     output: Path,
+    task: str,
     split: str | None,
+    classes: tuple[str, ...] | None,
+    ignore: tuple[int, ...],
     bytes_per_shard: int,
     quarantine: bool,
     as_json: bool,
 ) -> None:
-    """Write the photos of DIR, class folders or tar archives of them, into tar shards."""
-    from wszoo.datasets import read_labelled_images
+    """Write the photos of DIR with their classes or masks, from folders or archives, into shards.
+
+    A folder with one such folder of shards per split (train, val, test) is a data set.
+    """
     from wszoo.datasets.shard_manifest import ShardFile
     from wszoo.datasets.shard_writing import QUARANTINE, write_shards
 
-    images = read_labelled_images(source, split)
+    images = _read(source, task, split, classes, ignore)
 
     def tell(shard: ShardFile) -> None:
         if not sys.stderr.isatty():  # where there is no bar
@@ -83,6 +124,29 @@ def make(
     if manifest.quarantined:
         lines.append(f"{manifest.quarantined} left out, see {output / QUARANTINE}")
     report(as_json, facts, lambda: "\n".join(lines))
+
+
+def _read(
+    source: Path,
+    task: str,
+    split: str | None,
+    classes: tuple[str, ...] | None,
+    ignore: tuple[int, ...],
+) -> "LabelledImages | SegmentationImages":
+    from wszoo.datasets import read_labelled_images
+    from wszoo.datasets.segmentation import read_segmentation
+    from wszoo.datasets.segmentation_layouts import are_mask_folders
+
+    if task == "segment":
+        return read_segmentation(source, split, classes=classes, ignore=ignore)
+    for option, given in (("--classes", classes), ("--ignore", ignore)):
+        if given:
+            raise click.BadParameter("it is for the masks of --task segment", param_hint=option)
+    images = read_labelled_images(source, split)
+    if are_mask_folders(images.classes):
+        told = " and ".join(images.classes)
+        raise ValueError(f"{source} holds {told}, which are no classes; give --task segment")
+    return images
 
 
 @shards.command()

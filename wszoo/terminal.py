@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -127,6 +128,11 @@ def check_foldable(name: str) -> str:
 def checked_by(check: Callable[[str], str]) -> Callable[..., Any]:
     """A callback for click that runs a parameter, if given, through ``check``."""
     return lambda _context, _parameter, name: name and check(name)
+
+
+def data_location(text: str) -> Path | str:
+    """Where data lie: an address as it is, else a path."""
+    return text if "://" in text else Path(text)
 
 
 def name_argument(check: Callable[[str], str]) -> Callable[..., Any]:

@@ -105,7 +105,8 @@ def _published_as(path: Path, digest: str) -> str | None:
     return next((w.name for w in WEIGHTS if w.sha256 == digest), None)
 
 
-_STATED = {"formula": (str, list), "sha256": str, "dtype": str}  # of what config.json has of ours
+# Of what config.json has of ours.
+_STATED: dict[str, tuple[type, ...]] = {"formula": (str, list), "sha256": (str,), "dtype": (str,)}
 
 
 def _config_beside(path: Path) -> dict[str, Any]:

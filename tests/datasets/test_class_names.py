@@ -8,7 +8,7 @@ from wszoo.datasets.listing import ListedFile
 
 
 def listed(place: str, text: str) -> ListedFile:
-    return ListedFile(name=f"set/{place}", place=PurePosixPath(place), source=text.encode())
+    return ListedFile(name=f"set/{place}", place=PurePosixPath(place), kept=text.encode())
 
 
 @pytest.mark.parametrize(

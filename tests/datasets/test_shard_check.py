@@ -13,7 +13,8 @@ import pytest
 
 from wszoo.datasets.fetching import Patience
 from wszoo.datasets.shard_check import check_shards
-from wszoo.datasets.shard_manifest import read_index, read_manifest
+from wszoo.datasets.shard_index import read_index
+from wszoo.datasets.shard_manifest import read_manifest
 
 Damage = Callable[[Path], object]
 

@@ -9,15 +9,8 @@ import numpy as np
 import pytest
 
 from wszoo.datasets import LabelledImages
-from wszoo.datasets.shard_manifest import (
-    INDEX_DTYPE,
-    Manifest,
-    SampleNames,
-    ShardFile,
-    parse_manifest,
-    read_index,
-    read_manifest,
-)
+from wszoo.datasets.shard_index import INDEX_DTYPE, SampleNames, read_index
+from wszoo.datasets.shard_manifest import Manifest, ShardFile, parse_manifest, read_manifest
 
 DIGEST = "0123456789abcdef" * 4
 

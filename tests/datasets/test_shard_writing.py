@@ -16,7 +16,8 @@ from PIL import Image
 
 from wszoo.datasets import LabelledImages, read_labelled_images
 from wszoo.datasets.file_cache import try_lock
-from wszoo.datasets.shard_manifest import ShardFile, read_index, read_manifest
+from wszoo.datasets.shard_index import read_index
+from wszoo.datasets.shard_manifest import ShardFile, read_manifest
 from wszoo.datasets.shard_writing import write_shards
 from wszoo.files import sha256_of
 

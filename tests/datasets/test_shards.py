@@ -17,13 +17,8 @@ from PIL import Image
 
 from wszoo.datasets import LabelledImages
 from wszoo.datasets.fetching import Patience
-from wszoo.datasets.shards import (
-    LocalShards,
-    ShardedImages,
-    blockwise_order,
-    default_cache,
-    open_shards,
-)
+from wszoo.datasets.shard_files import LocalShards, default_cache
+from wszoo.datasets.shards import ShardedImages, blockwise_order, open_shards
 from wszoo.training.sampler import epoch_order
 
 QUICK = Patience(attempts=2, pause=0.01, timeout=5)

@@ -5,6 +5,8 @@ import pytest
 
 from tests.photo_sets import write_classes, write_coco, write_masks
 from wszoo.datasets import LabelledImages
+from wszoo.datasets.segmentation import SegmentationImages, read_segmentation
+from wszoo.datasets.shard_writing import write_shards
 from wszoo.finetune.data import DataSource, read_splits, require_sound, warnings_of, with_classes
 
 
@@ -94,3 +96,32 @@ def test_each_warning_of_the_check_is_one_line(tmp_path: Path) -> None:
     assert not list(warnings_of(clean))
     assert warning.startswith("data: 1 x ")
     assert "copy.png" in warning and "\n" not in warning
+
+
+def shard(drawn: Path, out: Path) -> Path:
+    for split in ("train", "val"):
+        write_shards(read_segmentation(drawn, split), out / split, bytes_per_shard=40_960)
+    return out
+
+
+def test_shards_of_masks_are_splits_that_change_with_their_content(tmp_path: Path) -> None:
+    drawn = write_masks(tmp_path / "drawn", classes=("void", "red", "blue"))
+    source = DataSource(task="segment", path=shard(drawn, tmp_path / "shards"))
+    splits = read_splits(source)
+    train = splits.train
+    assert isinstance(train, SegmentationImages)
+
+    again = read_splits(DataSource(task="segment", path=str(source.path)))
+    fewer = replace(splits, train=train.select([0, 1, 2, 3, 4, 5][:5]))
+    (drawn / "train" / "masks" / "0.png").write_bytes(
+        (drawn / "train" / "masks" / "1.png").read_bytes()
+    )
+    other = read_splits(replace(source, path=shard(drawn, tmp_path / "other")))
+
+    assert require_sound(source).ok
+    assert (splits.classes, splits.class_ids) == (("void", "red", "blue"), (0, 1, 2))
+    assert again.declaration() == splits.declaration()
+    digests = {each.declaration()["digest"] for each in (splits, fewer, other)}
+    assert len(digests) == 3
+    with pytest.raises(ValueError, match="shards/val has no split train, but fine-tuning learns"):
+        read_splits(replace(source, path=tmp_path / "shards" / "val"))

@@ -180,3 +180,28 @@ def test_what_a_run_wrote_down_can_be_left_out_of_the_next(log: RunLog) -> None:
     list(reader(log, 2, 11).load_plain(range(12)))
 
     assert read_quarantine(log.output / "quarantine.tsv") == {NAMES[2], NAMES[11]}
+
+
+class Lost:
+    """Photos on a server that is gone."""
+
+    def __call__(self, index: int, generator: np.random.Generator | None) -> int:
+        if index == 7:
+            raise ConnectionError("cannot fetch http://host/shard-000003.tar: status 404")
+        return index
+
+
+@few_cores
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_server_that_gives_no_more_ends_the_run_in_its_own_words(
+    workers: int, log: RunLog
+) -> None:
+    one = Reader(Lost(), NAMES, seed=0, workers=workers, log=log)
+
+    with pytest.raises(ConnectionError, match=r"^cannot fetch http://host/shard-000003.tar: st"):
+        list(one.load(0, iter([np.array([1, 7])])))
+    with pytest.raises(ConnectionError, match="^cannot fetch "):
+        list(one.load_plain([7]))
+
+    assert not (log.output / "quarantine.tsv").exists()
+    one.close()

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 import torch
 
 from tests.photo_sets import write_classes, write_coco, write_masks
+from wszoo.datasets.segmentation import read_segmentation
+from wszoo.datasets.shard_writing import write_shards
 from wszoo.finetune.data import DataSource
 from wszoo.finetune.defaults import settings_for
 from wszoo.finetune.outputs import load_finetuned
@@ -121,6 +124,28 @@ def test_a_run_stopped_in_between_ends_with_the_same_bits(
 
     first, second = weights_of(whole), weights_of(tmp_path / "run")
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.slow
+def test_a_run_over_shards_of_masks_ends_with_the_same_bits(tmp_path: Path) -> None:
+    drawn, shards = write_masks(tmp_path / "drawn"), tmp_path / "shards"
+    for split in ("train", "val"):
+        images = read_segmentation(drawn, split, ignore=[9])
+        write_shards(images, shards / split, bytes_per_shard=40_960)
+    source = DataSource(task="segment", path=shards)
+    for run in ("whole", "stopped"):
+        fine_tune(tiny("segment"), source, tmp_path / run, conditions=QUICK)
+    newest = sorted((tmp_path / "stopped").glob("step-*"))[-1]
+    shutil.rmtree(newest)
+
+    moved = shards.rename(tmp_path / "moved")
+    source = replace(source, path=moved)
+    fine_tune(tiny("segment"), source, tmp_path / "stopped", conditions=QUICK)
+
+    first, second = weights_of(tmp_path / "whole"), weights_of(tmp_path / "stopped")
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert load_finetuned(tmp_path / "stopped")[1].ignored == (9,)
+    assert (tmp_path / "stopped" / "examples.png").stat().st_size
 
 
 def test_other_settings_or_other_data_are_refused(finished: Finished, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from wszoo.datasets.segmentation import SegmentationImages, read_segmentation
+from wszoo.datasets.shard_writing import write_shards
 from wszoo.finetune.segment import Segmentation, label_photo
 from wszoo.segmentation import semantic_fpn
 from wszoo.segmentation.segmenter import Segmenter
@@ -79,6 +82,38 @@ def test_batches_are_photos_and_labels_of_one_size(make: Make) -> None:
     assert masks.dtype == torch.int64
     assert 0 <= images.min() < 0.1 and 0.8 < images.max() <= 1
     assert {1, 2, 255} < set(masks.unique().tolist()) <= {0, 1, 2, 255}
+
+
+def test_shards_are_learned_from_like_files_from_any_step_on(
+    make: Make, segmentation_set: Make, seen_by: Make, tmp_path: Path
+) -> None:
+    files = segmentation_set(8)
+    files = replace(files, mask_names=tuple(f"masks/{number}.png" for number in range(8)))
+    write_shards(files, tmp_path / "shards", bytes_per_shard=40_960)
+    shards = read_segmentation(tmp_path / "shards")
+
+    task = make(train=shards, held_out=shards)
+
+    whole = seen_by([task], epoch=1)
+    assert seen_by([make(train=shards)], epoch=1, first_step=1) == whole[1:]
+    assert {image.tobytes() for image in map(shards.mask, range(8))} == {
+        image.tobytes() for image in map(files.mask, range(8))
+    }
+    assert task.evaluate(learner(ByColour()), lambda: None)["miou"] == 100
+    assert task.names(1, 0)[0].startswith(f"{tmp_path}/shards/shard-00000")
+
+
+def test_photos_come_in_the_order_of_their_set(make: Make, segmentation_set: Make) -> None:
+    class Backwards(SegmentationImages):
+        def order(self, seed: int, epoch: int) -> np.ndarray:
+            return np.arange(len(self))[::-1]
+
+    drawn = segmentation_set(8)
+    backwards = Backwards(**{field: getattr(drawn, field) for field in vars(drawn)})
+
+    task = make(train=backwards)
+
+    assert task.names(0, 0) == [f"photos/{number}.png" for number in (7, 6, 5, 4)]
 
 
 def test_perfect_answers_have_100_percent_and_absent_classes_no_figure(make: Make) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from train import study_accumulation, study_inside, study_invariance
+from train import study_accumulation, study_inside, study_invariance, study_memory
 from train.studies import batch_size_page, grid, seed_page, transfer_page
 from train.studies.figures import PLOTTED, Plot, differences
 from train.studies.results import STUDIES
@@ -62,6 +62,9 @@ CHECKED = {
         study_invariance.page,
         study_invariance.write_page,
         study_invariance.RESULTS,
+    ),
+    "memory": Study(
+        _shown(study_memory.plots), study_memory.page, study_memory.write_page, study_memory.RESULTS
     ),
     "seed": Study(_shown(seed_page.plots), seed_page.page, seed_page.write_page, seed_page.RESULTS),
 }

@@ -19,6 +19,7 @@ from wszoo.cards.text import (
     why,
 )
 from wszoo.cards.words import Words
+from wszoo.finetune.origin import RANDOM, chain_of
 from wszoo.finetune.outputs import Facts
 from wszoo.finetune.report import CONFUSION, CURVES, EXAMPLES
 from wszoo.training.report import duration
@@ -79,8 +80,9 @@ def finetuned_card(net: Facts, results: dict[str, Any], words: Words) -> str:
 
 
 def began_with(net: Facts) -> Weights | None:
-    """The record of the published weights that a run began with."""
-    return record_of(net.settings.model) if net.settings.pretrained else None
+    """The record of the published weights that a run began with, itself or through others."""
+    first = chain_of(net)[0]
+    return None if first == RANDOM else record_of(first)
 
 
 def _norm(net: Facts, results: dict[str, Any]) -> str | None:
@@ -196,7 +198,7 @@ def _facts(net: Facts, results: dict[str, Any], base: Weights | None) -> str:
     channel_norms = results["batch_channel_norms"]
     rows = {
         "parameters": f"{results['parameters'] / 1e6:.2f} M",
-        "began with": _began_with(net, results, base),
+        "began with": _began_with(net, base),
         "BatchNorm layers": None if channel_norms else results["batch_norms"],
         "BatchChannelNorm layers": channel_norms or None,
         "WS formula": net.net.formula,
@@ -210,14 +212,14 @@ def _facts(net: Facts, results: dict[str, Any], base: Weights | None) -> str:
     return f"## Facts\n\n{facts(rows)}"
 
 
-def _began_with(net: Facts, results: dict[str, Any], base: Weights | None) -> str:
-    if results.get("start"):
-        return f"an earlier run, whose weights have the sha256 `{results['start']}`"
-    if not net.settings.pretrained:
-        return "random weights"
-    return (
-        f"`{base.name}` ({base.license})" if base else f"published weights of {net.settings.model}"
-    )
+def _began_with(net: Facts, base: Weights | None) -> str:
+    first, *runs = chain_of(net)
+    known = f"`{base.name}` ({base.license})" if base else f"published weights of {first}"
+    text = RANDOM if first == RANDOM else known
+    if runs:
+        digests = ", ".join(f"`{digest}`" for digest in runs)
+        text += f", through runs whose weights have the sha256 {digests}"
+    return text
 
 
 def _results(net: Facts, scores: dict[str, float], results: dict[str, Any]) -> str:

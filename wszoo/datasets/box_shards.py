@@ -71,7 +71,7 @@ class BoxShards:
 
     def _class_names(self) -> tuple[str, ...]:
         listed = find_class_names(
-            ListedFile(name=self._tree.name(key), place=PurePosixPath(key), source=source)
+            ListedFile(name=self._tree.name(key), place=PurePosixPath(key), kept=source)
             for key, source in self._tree.files.items()
             if key not in self._samples
         )

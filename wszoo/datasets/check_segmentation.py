@@ -73,9 +73,9 @@ def survey_segmentation(
         FileNotFoundError: ``path`` or the split does not exist.
         ValueError: There are no photos or no masks, or an archive or the class file is damaged.
     """
-    path = Path(path)
     require_values(ignore)
     listing = list_segmentation(path)
+    ignore = listing.ignored.union(ignore) if classes is None else frozenset(ignore)
     require_split(path, listing.splits, split)
     pairs = [pair for pair in listing.pairs if _is_asked_for(pair, listing, split)]
     images = [pair.image for pair in pairs if pair.image is not None]

@@ -273,6 +273,8 @@ def _from_archives(
 
 
 def _members(archive: Path) -> list[_Member]:
+    if not archive.name.endswith(ARCHIVE_SUFFIXES):
+        raise ValueError(f"{archive} is no folder and no archive ({', '.join(ARCHIVE_SUFFIXES)})")
     found = []
     try:
         with tarfile.open(archive) as tar:

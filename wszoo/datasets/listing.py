@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from wszoo.datasets.classification import ARCHIVE_SUFFIXES, IMAGE_SUFFIXES, SPLITS
+from wszoo.datasets.shard_files import StoredPart
 
 _TEXT_SUFFIXES = (".txt", ".tsv", ".csv", ".json")  # names of classes, lists of splits
 _ARCHIVE_ERRORS = (tarfile.TarError, OSError, EOFError, lzma.LZMAError, zlib.error)
@@ -24,13 +25,18 @@ class ListedFile:
     Attributes:
         name: Its path, or ``archive:member``.
         place: Where it lies below the root of the set, or inside its archive.
-        source: Where its bytes are: a path, or the bytes themselves. Of a file in an archive that
-            is named neither like a photo nor like a text, they are not kept.
+        kept: Where its bytes are: a path, a part of a shard, or the bytes themselves. Of a file in
+            an archive that is named neither like a photo nor like a text, they are not kept.
     """
 
     name: str
     place: PurePosixPath
-    source: Path | bytes = field(repr=False)
+    kept: Path | bytes | StoredPart = field(repr=False)
+
+    @property
+    def source(self) -> Path | bytes:
+        """A path, or the bytes themselves, which a shard is asked for each time."""
+        return self.kept.read() if isinstance(self.kept, StoredPart) else self.kept
 
     @property
     def is_image(self) -> bool:
@@ -40,17 +46,20 @@ class ListedFile:
     @property
     def size(self) -> int:
         """Bytes."""
-        return len(self.source) if isinstance(self.source, bytes) else self.source.stat().st_size
+        if isinstance(self.kept, Path):
+            return self.kept.stat().st_size
+        return len(self.kept)
 
     def read(self) -> bytes:
         """Its content."""
-        return self.source if isinstance(self.source, bytes) else self.source.read_bytes()
+        source = self.source
+        return source if isinstance(source, bytes) else source.read_bytes()
 
 
 def list_folder(root: Path, *, deep: bool = True) -> list[ListedFile]:
     """All files under ``root`` but hidden ones, in sorted order; ``deep`` ones in folders too."""
     return [
-        ListedFile(name=str(path), place=PurePosixPath(*path.relative_to(root).parts), source=path)
+        ListedFile(name=str(path), place=PurePosixPath(*path.relative_to(root).parts), kept=path)
         for path in sorted(root.rglob("*") if deep else root.iterdir())
         if not path.name.startswith(".") and path.is_file()
     ]
@@ -60,8 +69,10 @@ def list_archive(archive: Path) -> list[ListedFile]:
     """All files of a tar archive but hidden ones, in its order, with their bytes.
 
     Raises:
-        ValueError: It is damaged or cut short.
+        ValueError: It is no archive by its name, damaged or cut short.
     """
+    if not archive.name.endswith(ARCHIVE_SUFFIXES):
+        raise ValueError(f"{archive} is no folder and no archive ({', '.join(ARCHIVE_SUFFIXES)})")
     found = []
     try:
         with tarfile.open(archive) as tar:
@@ -72,7 +83,7 @@ def list_archive(archive: Path) -> list[ListedFile]:
                 kept = place.suffix.lower() in (*IMAGE_SUFFIXES, *_TEXT_SUFFIXES)
                 content = tar.extractfile(entry) if kept else None
                 data = content.read() if content is not None else b""
-                found.append(ListedFile(name=f"{archive}:{entry.name}", place=place, source=data))
+                found.append(ListedFile(name=f"{archive}:{entry.name}", place=place, kept=data))
             _require_end(tar)
     except _ARCHIVE_ERRORS as error:
         reason = str(error).partition("\n")[0].rstrip(":")
@@ -131,7 +142,7 @@ def split_archives(folder: Path) -> dict[str, list[Path]]:
 
 
 def choose_split(
-    path: Path, known: Collection[str], split: str | None, default: str | None
+    path: Path | str, known: Collection[str], split: str | None, default: str | None
 ) -> str | None:
     """The split that is meant; None where ``path`` holds none.
 
@@ -150,7 +161,7 @@ def choose_split(
     return next(iter(known), None)
 
 
-def require_split(path: Path, known: Collection[str], split: str | None) -> None:
+def require_split(path: Path | str, known: Collection[str], split: str | None) -> None:
     """Stop where a split is named that is not there.
 
     Raises:

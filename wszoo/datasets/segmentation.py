@@ -10,11 +10,17 @@ import numpy as np
 from PIL import Image
 
 from wszoo.datasets.classification import open_image
+from wszoo.datasets.fetching import Patience
 from wszoo.datasets.listing import ListedFile, as_known, choose_split
+from wszoo.datasets.mask_shards import MaskShards, find_mask_shards, open_mask_shards
 from wszoo.datasets.masks import IGNORED, lay_on_photo, open_mask, read_header
 from wszoo.datasets.segmentation_layouts import Pair, SegmentationListing, list_segmentation
+from wszoo.datasets.shard_files import LocalShards, StoredParts
+from wszoo.datasets.shards import blockwise_order
+from wszoo.training.sampler import epoch_order
 
 _UNKNOWN = -1
+_PATIENCE = Patience(limit=240)  # seconds; a worker that reads for 300 is given up without a word
 _SEE = "see `wszoo check-data --task segment`, whose --quarantine lists what to leave out"
 
 
@@ -24,7 +30,8 @@ class SegmentationImages:
 
     Attributes:
         names: Path of each photo, or ``archive:member``.
-        sources: Where its bytes are: a path, or the bytes themselves.
+        sources: Where its bytes are: a path, or the bytes themselves; those in shards are read when
+            they are asked for.
         mask_sources: The same of its mask.
         classes: Names of the classes 0 to K-1.
         ignore_index: What pixels of no class hold.
@@ -33,12 +40,12 @@ class SegmentationImages:
         ignored: Other values that the files may hold, for pixels of no class; 255 always is one.
     """
 
-    names: tuple[str, ...]
-    sources: tuple[Path | bytes, ...]
-    mask_sources: tuple[Path | bytes, ...]
+    names: Sequence[str]
+    sources: Sequence[Path | bytes]
+    mask_sources: Sequence[Path | bytes]
     classes: tuple[str, ...]
     ignore_index: int = IGNORED
-    mask_names: tuple[str, ...] = ()
+    mask_names: Sequence[str] = ()
     values: tuple[int, ...] | None = None
     ignored: frozenset[int] = frozenset()
 
@@ -85,23 +92,44 @@ class SegmentationImages:
         table[[*self.ignored, IGNORED]] = self.ignore_index
         return table
 
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """A permutation of all photos, the same one for the same arguments.
+
+        From a server it keeps to a few shards at a time; else it is wholly free.
+        """
+        stored = self.sources
+        if not isinstance(stored, StoredParts) or isinstance(stored.reader.files, LocalShards):
+            return epoch_order(seed, epoch, len(self))
+        shards = stored.places[:, 0]
+        by_shard = np.argsort(shards, kind="stable")
+        counts = np.unique(shards, return_counts=True)[1]
+        return by_shard[blockwise_order(seed, epoch, counts.tolist())]
+
     def select(self, indices: Iterable[int]) -> "SegmentationImages":
         """These photos, in this order, with all classes."""
         rows = [*indices]
         return replace(
             self,
             names=tuple(self.names[row] for row in rows),
-            sources=tuple(self.sources[row] for row in rows),
-            mask_sources=tuple(self.mask_sources[row] for row in rows),
+            sources=_chosen(self.sources, rows),
+            mask_sources=_chosen(self.mask_sources, rows),
             mask_names=tuple(self.mask_names[row] for row in rows) if self.mask_names else (),
         )
 
     def without(self, names: Collection[str]) -> "SegmentationImages":
         """All but the photos of these names; how their paths are written makes no difference."""
         left_out = as_known(names)
+        if not left_out:
+            return self
         return self.select(
             row for row, name in enumerate(self.names) if not as_known([name]) & left_out
         )
+
+
+def _chosen(sources: Sequence[Path | bytes], rows: Sequence[int]) -> Sequence[Path | bytes]:
+    if isinstance(sources, StoredParts):
+        return sources.select(rows)
+    return tuple(sources[row] for row in rows)
 
 
 def read_segmentation(
@@ -117,25 +145,37 @@ def read_segmentation(
 
     Photos and masks belong together by name. Known layouts: ``images/`` and ``masks/`` (or
     ``annotations/``, ``labels/``), alone, with splits inside them, or inside splits; ``train/``
-    with ``trainannot/``, as in CamVid; Pascal VOC. All of them on disk or inside tar archives.
+    with ``trainannot/``, as in CamVid; Pascal VOC. All of them on disk or inside tar archives, or
+    as shards, of which nothing is read before it is asked for.
 
     Args:
-        path: A folder, an archive, or a folder of archives with splits in their names.
+        path: A folder, an archive, a folder of archives with splits in their names, or shards as
+            ``wszoo shards make`` writes them: a folder of them, one such folder per split, or the
+            address of either on an HTTP server.
         split: ``"train"``, ``"val"`` or ``"test"``; needed where ``path`` holds several.
         default: The split to take if ``path`` has it and none is named.
         classes: Names of the values 0, 1, ..., ignored ones included. By default those in a file
             ``classes.txt`` (``.tsv``, ``.csv``, ``.json``) or ``labels.txt`` of the set; without
-            one, the masks of all splits are decoded, and the values found are the names.
+            one, the masks of all splits are decoded, and the values found are the names. Shards
+            tell of them.
         ignore: Values whose pixels have no class, besides 255. They are left out of ``classes``.
         quarantine: Names of photos or masks to leave out.
 
     Raises:
         FileNotFoundError: ``path`` or the split does not exist.
         ValueError: No photos or no masks, one without the other, two of one name, a damaged
-            archive or class file, fewer than two classes, or several splits and none named.
+            archive, shard or class file, fewer than two classes, or several splits and none named.
+        ConnectionError: Shards could not be fetched.
     """
-    path = Path(path)
     require_values(ignore)
+    if shards := find_mask_shards(path):
+        chosen = choose_split(path, {*filter(None, shards)}, split, default)
+        opened = open_mask_shards(shards[chosen], _PATIENCE)
+        left = _from_shards(path, opened, classes, ignore).without(quarantine)
+        if not len(left):
+            raise ValueError(f"no images are left of {path}; put some in, or quarantine fewer")
+        return left
+    path = Path(path)
     listing = list_segmentation(path)
     chosen = choose_split(path, listing.splits, split, default)
     left_out = as_known(quarantine)
@@ -145,13 +185,7 @@ def read_segmentation(
     names = tuple(classes) if classes is not None else listing.classes
     if names is None:
         names = _numbers((pair.mask for pair in pairs if pair.mask is not None), ignore)
-    values = kept_values(path, names, ignore)
-    if len(values) < 2:
-        told = f"only the class {names[values[0]]!r}" if values else "no class"
-        raise ValueError(
-            f"{path} has {told} besides what is ignored (255 always is); store the values 0 and 1 "
-            f"for a background and an object"
-        )
+    values = _require_two(path, names, ignore)
     images = [pair.image for pair in here if pair.image is not None]
     masks = [pair.mask for pair in here if pair.mask is not None]
     return SegmentationImages(
@@ -165,7 +199,41 @@ def read_segmentation(
     )
 
 
-def kept_values(path: Path, names: Sequence[str], ignore: Collection[int]) -> tuple[int, ...]:
+def _from_shards(
+    path: Path | str,
+    shards: MaskShards,
+    classes: Sequence[str] | None,
+    ignore: Collection[int],
+) -> SegmentationImages:
+    told, gaps = shards.names_of_values()
+    names, ignored = (classes, frozenset(ignore)) if classes else (told, gaps.union(ignore))
+    values = _require_two(path, names, ignored)
+    return SegmentationImages(
+        names=shards.names,
+        sources=shards.images,
+        mask_sources=shards.masks,
+        classes=tuple(names[value] for value in values),
+        mask_names=shards.mask_names,
+        values=values,
+        ignored=ignored,
+    )
+
+
+def _require_two(
+    path: Path | str, names: Sequence[str], ignore: Collection[int]
+) -> tuple[int, ...]:
+    """Values that are classes, if there are enough of them to tell apart."""
+    values = kept_values(path, names, ignore)
+    if len(values) < 2:
+        told = f"only the class {names[values[0]]!r}" if values else "no class"
+        raise ValueError(
+            f"{path} has {told} besides what is ignored (255 always is); store the values 0 and 1 "
+            f"for a background and an object"
+        )
+    return values
+
+
+def kept_values(path: Path | str, names: Sequence[str], ignore: Collection[int]) -> tuple[int, ...]:
     """Values that are classes.
 
     Args:

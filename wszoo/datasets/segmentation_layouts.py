@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
@@ -15,10 +15,11 @@ from wszoo.datasets.listing import (
     split_archives,
     split_of,
 )
+from wszoo.datasets.mask_shards import Location, find_mask_shards, open_mask_shards
 
 LAYOUTS = (
     "images/ and masks/, alone, inside train/ and val/ or with these inside; train/ and "
-    "trainannot/; Pascal VOC"
+    "trainannot/; Pascal VOC; shards of `wszoo shards make --task segment`"
 )
 _PHOTO_FOLDERS = ("images", "image", "imgs", "img", "photos", "jpegimages")
 _MASK_FOLDERS = (
@@ -62,13 +63,15 @@ class SegmentationListing:
         pairs: Photos with masks, in the order of splits and names.
         clashes: Photos, or masks, that cannot be told apart by name; the first one is in a pair.
         unread: Photos in no folder that is known.
-        classes: Names from a class file in the set.
+        classes: Names from a class file in the set, of the values from 0 on.
+        ignored: Values of no class that the set tells of, besides 255.
     """
 
     pairs: tuple[Pair, ...]
     clashes: tuple[tuple[ListedFile, ...], ...]
     unread: tuple[ListedFile, ...]
     classes: tuple[str, ...] | None
+    ignored: frozenset[int] = frozenset()
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -85,16 +88,22 @@ class _Role(NamedTuple):
 _Found = dict[tuple[str | None, PurePosixPath], dict[str, list[ListedFile]]]
 
 
-def list_segmentation(path: Path) -> SegmentationListing:
+def list_segmentation(path: Path | str) -> SegmentationListing:
     """Find photos, masks, splits and names of classes under ``path``.
 
     Args:
-        path: A folder, a tar archive, or a folder of archives with splits in their names.
+        path: A folder, a tar archive, a folder of archives with splits in their names, or shards
+            as ``find_mask_shards`` takes them.
 
     Raises:
         FileNotFoundError: ``path`` does not exist.
-        ValueError: There is no photo or no mask, or an archive or the class file is damaged.
+        ValueError: There is no photo or no mask, or an archive, a shard or the class file is
+            damaged.
+        ConnectionError: Shards could not be fetched.
     """
+    if shards := find_mask_shards(path):
+        return _list_shards(path, shards)
+    path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no such folder or archive: {path}")
     files = _files(path)
@@ -119,6 +128,24 @@ def list_segmentation(path: Path) -> SegmentationListing:
         ),
         unread=tuple(unread),
         classes=find_class_names(file for _, file in files),
+    )
+
+
+def _list_shards(path: Path | str, shards: Mapping[str | None, Location]) -> SegmentationListing:
+    opened = {split: open_mask_shards(place) for split, place in shards.items()}
+    (names, ignored), *others = {shards.names_of_values() for shards in opened.values()}
+    if others:
+        raise ValueError(f"the splits of {path} have other classes each; make their shards again")
+    return SegmentationListing(
+        pairs=tuple(
+            Pair(key=image.place.stem, split=split, image=image, mask=mask)
+            for split, of_split in opened.items()
+            for image, mask in of_split.files()
+        ),
+        clashes=(),
+        unread=(),
+        classes=names,
+        ignored=ignored,
     )
 
 
@@ -181,6 +208,16 @@ def _role(place: PurePosixPath) -> _Role | None:
     if kind is None and split is not None:
         kind = "image"
     return _Role(kind, split, PurePosixPath(*rest, place.stem))
+
+
+def are_mask_folders(names: Iterable[str]) -> bool:
+    """Whether folders of these names are those of photos and masks, and not of classes.
+
+    >>> are_mask_folders(["images", "masks"]), are_mask_folders(["images", "hats"])
+    (True, False)
+    """
+    roles = [_role(PurePosixPath(name, "x")) for name in names]
+    return {role and role.kind for role in roles} == {"image", "mask"}
 
 
 def _voc_splits(files: Sequence[ListedFile]) -> dict[PurePosixPath, list[str]]:

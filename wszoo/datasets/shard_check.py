@@ -1,6 +1,5 @@
 """Checking a folder of shards against its manifest: files, members, and the photos themselves."""
 
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -8,28 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from wszoo.datasets.classification import open_image
-from wszoo.datasets.fetching import Patience, RemoteFolder, fetch_file, remote_folder
-from wszoo.datasets.shard_manifest import (
-    INDEX,
-    MANIFEST,
-    Manifest,
-    ShardFile,
-    read_index,
-    read_manifest,
-    sample_key,
-)
-from wszoo.datasets.shards import (
-    fetch_manifest,
-    is_url,
-    local_folder,
-    remote_file,
-)
+from wszoo.datasets.fetching import Patience, RemoteFolder, fetch_file
+from wszoo.datasets.shard_files import fetch_manifest, folder_of, remote_file
+from wszoo.datasets.shard_index import read_index
+from wszoo.datasets.shard_manifest import INDEX, Manifest, ShardFile, read_manifest
+from wszoo.datasets.shard_members import Sample, check_members
 from wszoo.files import sha256_of
-
-_LONGEST_LABEL = 10  # digits of a target in 32 bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +80,12 @@ def check_shards(
         ValueError: The manifest is damaged.
         ConnectionError: The manifest could not be fetched.
     """
-    source: _LocalSource | _RemoteSource
-    if is_url(location):
-        source = _RemoteSource(remote_folder(str(location), MANIFEST), patience or Patience())
-    else:
-        source = _LocalSource(local_folder(location))
+    folder = folder_of(location)
+    source: _LocalSource | _RemoteSource = (
+        _LocalSource(folder)
+        if isinstance(folder, Path)
+        else _RemoteSource(folder, patience or Patience())
+    )
     manifest = source.manifest()
     findings = tuple(_check_all(source, manifest, decode, progress))
     return ShardsReport(
@@ -139,10 +123,10 @@ def _check_all(
                 if index is not None:
                     rows = index[start : start + shard.count]
                     samples = [
-                        _Sample.told_by(row, start + number, manifest)
+                        Sample.told_by(row, start + number, manifest)
                         for number, row in enumerate(rows)
                     ]
-                    yield from _check_members(path, where, samples, decode)
+                    yield from check_members(path, where, samples, manifest if decode else None)
         except (ValueError, OSError) as error:
             yield str(error)
         start += shard.count
@@ -202,78 +186,3 @@ def _misfits(path: Path, shard: ShardFile, where: str) -> Iterator[str]:
         yield f"{where} has {size} bytes, the manifest says {shard.bytes}; copy it again"
     elif (digest := sha256_of(path)) != shard.sha256:
         yield f"the sha256 of {where} is {digest}, the manifest says {shard.sha256}; copy it again"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Sample:
-    """What the index tells of a sample."""
-
-    key: str
-    image: str
-    offset: int
-    length: int
-    target: int
-
-    @classmethod
-    def told_by(cls, row: np.void, number: int, manifest: Manifest) -> "_Sample":
-        key = sample_key(number)
-        return cls(
-            key=key,
-            image=f"{key}{manifest.suffixes[row['suffix']]}",
-            offset=int(row["offset"]),
-            length=int(row["length"]),
-            target=int(row["target"]),
-        )
-
-
-def _check_members(
-    path: Path, where: str, samples: Sequence[_Sample], decode: bool
-) -> Iterator[str]:
-    """Findings of members that are not as the index tells."""
-    key = samples[0].key
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for sample in samples:
-                key = sample.key
-                image, label = tar.next(), tar.next()
-                if image is None or label is None:
-                    yield f"{where} ends before {key}; copy it again"
-                    return
-                yield from _check_sample(tar, image, label, sample, where, decode)
-            if tar.next() is not None:
-                yield f"{where} holds more than its {len(samples)} samples; make the shards again"
-    except (tarfile.TarError, OSError, EOFError) as error:
-        reason = str(error).partition("\n")[0]
-        yield f"{where} cannot be read at {key}: {reason}; copy it again"
-
-
-def _check_sample(
-    tar: tarfile.TarFile,
-    image: tarfile.TarInfo,
-    label: tarfile.TarInfo,
-    sample: _Sample,
-    where: str,
-    decode: bool,
-) -> Iterator[str]:
-    found = (image.name, image.offset_data, image.size)
-    if found != (sample.image, sample.offset, sample.length):
-        yield (
-            f"{where} holds {found[0]} of {found[2]} bytes at {found[1]}, the index tells of "
-            f"{sample.image} of {sample.length} at {sample.offset}; make the shards again"
-        )
-    text = _content(tar, label)[:_LONGEST_LABEL]
-    if (label.name, text) != (f"{sample.key}.cls", str(sample.target).encode()):
-        yield (
-            f"{where} holds {label.name} of class {text.decode(errors='replace')!r}, the index "
-            f"tells of {sample.key}.cls of class '{sample.target}'; make the shards again"
-        )
-    if decode:
-        try:
-            open_image(_content(tar, image), f"{where}:{image.name}")
-        except ValueError as error:
-            yield str(error)
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    return file.read() if file is not None else b""  # a link or a folder

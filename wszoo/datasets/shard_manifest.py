@@ -1,31 +1,20 @@
-"""What lies in a folder of tar shards: its manifest, and the index of its samples.
+"""What lies in a folder of tar shards, as its manifest tells.
 
-Both may come from a server, so nothing in them is believed before it is checked.
+It may come from a server, so nothing in it is believed before it is checked.
 """
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tokenize import TokenError
-from typing import Any, overload
-
-import numpy as np
+from typing import Any, ClassVar
 
 from wszoo.datasets.classification import IMAGE_SUFFIXES
-from wszoo.files import sha256_of
+from wszoo.datasets.masks import IGNORED
 
 MANIFEST, INDEX = "manifest.json", "index.npy"
 MAX_MANIFEST_BYTES = 64 * 2**20  # some 300 000 shards
-_FORMAT, _VERSION = "wszoo shards", 1
-_AGAIN = "copy it again, or make the shards again"
-
-# One row per sample, in the order of the shards: the number of its shard, where the encoded image
-# lies in it (bytes), its class, and which of the manifest's suffixes it is named with.
-INDEX_DTYPE = np.dtype(
-    [("shard", "<u4"), ("offset", "<u8"), ("length", "<u8"), ("target", "<u4"), ("suffix", "u1")]
-)
+AGAIN = "copy it again, or make the shards again"
 
 _FILE_NAME = re.compile(rf"{re.escape(INDEX)}|[A-Za-z0-9][A-Za-z0-9_-]{{0,99}}-[0-9]{{6}}\.tar")
 _ANY_TEXT = re.compile(r".+", re.DOTALL)
@@ -61,7 +50,7 @@ class ShardFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a folder of shards holds.
+    """What a folder of shards of photos with one class each holds.
 
     Attributes:
         classes: Names of the classes; a target is an index into them.
@@ -73,6 +62,8 @@ class Manifest:
     Raises:
         ValueError: They do not fit together.
     """
+
+    FORMAT: ClassVar = ("wszoo shards", 1)  # name and version
 
     classes: tuple[str, ...]
     suffixes: tuple[str, ...]
@@ -101,7 +92,35 @@ class Manifest:
 
     def to_json(self) -> str:
         """The content of ``manifest.json``."""
-        return json.dumps({"format": _FORMAT, "version": _VERSION, **asdict(self)}, indent=1) + "\n"
+        name, version = self.FORMAT
+        return json.dumps({"format": name, "version": version, **asdict(self)}, indent=1) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskManifest(Manifest):
+    """What a folder of shards of photos with a mask each holds.
+
+    Attributes:
+        values: What the masks hold for each class.
+        ignored: Other values that they may hold, for pixels of no class; 255 always is one.
+    """
+
+    FORMAT: ClassVar = ("wszoo mask shards", 1)
+
+    values: tuple[int, ...]
+    ignored: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for what, numbers in (("values", self.values), ("ignored values", self.ignored)):
+            if any(type(value) is not int or not 0 <= value <= IGNORED for value in numbers):
+                raise ValueError(f"its {what} are {[*numbers]!r}; masks hold 0 to {IGNORED}")
+            if len({*numbers}) < len(numbers):
+                raise ValueError(f"its {what} are {[*numbers]!r}, one of them twice")
+        if both := {*self.values}.intersection((*self.ignored, IGNORED)):
+            raise ValueError(f"the value {min(both)} is a class and ignored")
+        if len(self.values) != len(self.classes) or len(self.classes) < 2:
+            raise ValueError(f"it has {len(self.values)} values for {len(self.classes)} classes")
 
 
 def parse_manifest(content: bytes, where: str) -> Manifest:
@@ -113,18 +132,23 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
     try:
         data = json.loads(content)
         found = (data["format"], data["version"])
-        if found != (_FORMAT, _VERSION):
-            raise ValueError(f"it is of format {found!r}, known is {(_FORMAT, _VERSION)!r}")
-        return Manifest(
-            classes=tuple(_require_list(data["classes"], "classes")),
-            suffixes=tuple(_require_list(data["suffixes"], "suffixes")),
-            quarantined=data["quarantined"],
-            index=ShardFile(**data["index"]),
-            shards=tuple(ShardFile(**shard) for shard in _require_list(data["shards"], "shards")),
-        )
+        if found not in (Manifest.FORMAT, MaskManifest.FORMAT):
+            known = f"{Manifest.FORMAT!r} and {MaskManifest.FORMAT!r}"
+            raise ValueError(f"it is of format {found!r}, known are {known}")
+        common: dict[str, Any] = {
+            "classes": _tuple_of(data, "classes"),
+            "suffixes": _tuple_of(data, "suffixes"),
+            "quarantined": data["quarantined"],
+            "index": ShardFile(**data["index"]),
+            "shards": tuple(ShardFile(**shard) for shard in _tuple_of(data, "shards")),
+        }
+        if found == Manifest.FORMAT:
+            return Manifest(**common)
+        values, ignored = _tuple_of(data, "values"), _tuple_of(data, "ignored")
+        return MaskManifest(**common, values=values, ignored=ignored)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{where} is no manifest of shards: {reason}; {_AGAIN}") from error
+        raise ValueError(f"{where} is no manifest of shards: {reason}; {AGAIN}") from error
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -142,53 +166,6 @@ def read_manifest(folder: Path) -> Manifest:
     return parse_manifest(path.read_bytes(), str(path))
 
 
-def read_index(path: Path, manifest: Manifest, where: str | None = None) -> np.ndarray:
-    """The rows of the index, as ``(N,)`` of ``INDEX_DTYPE``.
-
-    Args:
-        path: The file.
-        manifest: What it must fit.
-        where: What errors call it; its path by default.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not the file that the manifest names, or does not fit it.
-    """
-    where = where or str(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no such index: {where}; {_AGAIN}")
-    if (digest := sha256_of(path)) != manifest.index.sha256:
-        raise ValueError(
-            f"{where} is damaged: its sha256 is {digest}, the manifest says "
-            f"{manifest.index.sha256}; {_AGAIN}"
-        )
-    try:
-        # Mapped first: a header that promises too much is then refused before memory is taken.
-        index: np.ndarray = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
-        reason = _misfit(index, manifest)
-    except (ValueError, OSError, EOFError, TokenError) as error:  # numpy's, of damaged headers
-        reason = str(error).partition("\n")[0]
-    if reason:
-        raise ValueError(f"{where} does not fit its manifest: {reason}; make the shards again")
-    return index
-
-
-def _misfit(index: np.ndarray, manifest: Manifest) -> str | None:
-    """In what the rows contradict the manifest."""
-    counts = [shard.count for shard in manifest.shards]
-    if index.dtype != INDEX_DTYPE or index.shape != (manifest.index.count,):
-        return f"it holds {index.shape} of {index.dtype}"
-    if not np.array_equal(index["shard"], np.repeat(np.arange(len(counts)), counts)):
-        return "its shards have other counts"
-    if index["target"].max() >= len(manifest.classes):
-        return f"class {index['target'].max()} of {len(manifest.classes)}"
-    if index["suffix"].max() >= len(manifest.suffixes):
-        return f"suffix {index['suffix'].max()} of {len(manifest.suffixes)}"
-    ends = np.repeat(np.array([shard.bytes for shard in manifest.shards], np.uint64), counts)
-    within = (index["offset"] <= ends) & (index["length"] <= ends - index["offset"])
-    return None if within.all() else f"sample {within.argmin()} lies beyond its shard"
-
-
 def shard_name(name: str, number: int) -> str:
     """File name of a shard.
 
@@ -202,30 +179,8 @@ def shard_name(name: str, number: int) -> str:
 
 
 def sample_key(number: int) -> str:
-    """What both members of a sample are named with, before the first dot."""
+    """What the members of a sample are named with, before the first dot."""
     return f"{number:09d}"
-
-
-class SampleNames(Sequence[str]):
-    """``<shard>:<member>`` of each image, made when asked for: millions of them cost nothing."""
-
-    def __init__(self, manifest: Manifest, index: np.ndarray) -> None:
-        self._manifest, self._index = manifest, index
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    @overload
-    def __getitem__(self, number: int) -> str: ...
-    @overload
-    def __getitem__(self, number: slice) -> tuple[str, ...]: ...
-    def __getitem__(self, number: int | slice) -> str | tuple[str, ...]:
-        if isinstance(number, slice):
-            return tuple(self[inner] for inner in range(*number.indices(len(self))))
-        row = self._index[number]
-        shard = self._manifest.shards[row["shard"]].name
-        key = sample_key(range(len(self))[number])
-        return f"{shard}:{key}{self._manifest.suffixes[row['suffix']]}"
 
 
 def _require_text(value: Any, what: str, pattern: re.Pattern[str] = _ANY_TEXT) -> None:
@@ -233,7 +188,7 @@ def _require_text(value: Any, what: str, pattern: re.Pattern[str] = _ANY_TEXT) -
         raise ValueError(f"{value!r} is not {what}")
 
 
-def _require_list(value: Any, what: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise ValueError(f"its {what} are no list")
-    return value
+def _tuple_of(data: dict[str, Any], key: str) -> tuple[Any, ...]:
+    if not isinstance(data[key], list):
+        raise ValueError(f"its {key} are no list")
+    return tuple(data[key])

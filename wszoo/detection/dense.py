@@ -24,6 +24,7 @@ from wszoo.detection.assembly import checked_arguments, finish, normalisation
 from wszoo.detection.inputs import DENSE_DEVICES, InputCheck
 from wszoo.detection.pyramid import PyramidBackbone, as_backbone, maps_of_strides
 from wszoo.layers import GroupNorm, WSFormula, standardize_convs
+from wszoo.memory import Memory
 
 _STRIDES = (8, 16, 32)
 _OUT_INDICES = (2, 3, 4)
@@ -39,6 +40,7 @@ def retinanet(
     min_size: int | tuple[int, ...] = 800,
     max_size: int = 1333,
     pyramid_channels: int = 256,
+    memory: Memory | None = None,
     **kwargs: Any,
 ) -> RetinaNet:
     """RetinaNet with GroupNorm and Weight Standardization throughout.
@@ -48,7 +50,7 @@ def retinanet(
 
     Args:
         backbone, num_classes, pretrained, trainable_stages, in_chans, min_size, max_size,
-            pyramid_channels: As for ``faster_rcnn``.
+            pyramid_channels, memory: As for ``faster_rcnn``.
         **kwargs: As for ``torchvision.models.detection.RetinaNet``.
 
     Returns:
@@ -59,7 +61,8 @@ def retinanet(
     """
     sizes = dict(num_classes=num_classes, pyramid_channels=pyramid_channels)
     kwargs = checked_arguments("retinanet", RetinaNet, kwargs, **sizes)
-    loaded = _load(backbone, pretrained, trainable_stages, in_chans)
+    loading: Any = dict(pretrained=pretrained, trainable_stages=trainable_stages, in_chans=in_chans)
+    loaded = as_backbone(backbone, out_indices=_OUT_INDICES, memory=memory, **loading)
     deepest = loaded.out_channels[maps_of_strides(loaded, _STRIDES)[-1]]
     pyramid = _pyramid(loaded, pyramid_channels, LastLevelP6P7(deepest, pyramid_channels))
     parts: dict[str, Any] = {"anchor_generator": _retinanet_anchors()} | kwargs
@@ -82,13 +85,14 @@ def fcos(
     min_size: int | tuple[int, ...] = 800,
     max_size: int = 1333,
     pyramid_channels: int = 256,
+    memory: Memory | None = None,
     **kwargs: Any,
 ) -> FCOS:
     """FCOS, which needs no anchors, with GroupNorm and Weight Standardization throughout.
 
     Args:
         backbone, num_classes, pretrained, trainable_stages, in_chans, min_size, max_size,
-            pyramid_channels: As for ``faster_rcnn``.
+            pyramid_channels, memory: As for ``faster_rcnn``.
         **kwargs: As for ``torchvision.models.detection.FCOS``.
 
     Returns:
@@ -99,7 +103,8 @@ def fcos(
     """
     sizes = dict(num_classes=num_classes, pyramid_channels=pyramid_channels)
     kwargs = checked_arguments("fcos", FCOS, kwargs, **sizes)
-    loaded = _load(backbone, pretrained, trainable_stages, in_chans)
+    loading: Any = dict(pretrained=pretrained, trainable_stages=trainable_stages, in_chans=in_chans)
+    loaded = as_backbone(backbone, out_indices=_OUT_INDICES, memory=memory, **loading)
     extra = LastLevelP6P7(pyramid_channels, pyramid_channels)
     pyramid = _pyramid(loaded, pyramid_channels, extra)
     parts = dict(kwargs)
@@ -108,18 +113,6 @@ def fcos(
     parts |= normalisation(loaded, kwargs)
     model = FCOS(pyramid, num_classes, min_size=min_size, max_size=max_size, **parts)
     return finish(model, _check("fcos", loaded, num_classes))
-
-
-def _load(
-    backbone: str | Backbone, pretrained: bool, trainable_stages: int | None, in_chans: int
-) -> Backbone:
-    return as_backbone(
-        backbone,
-        out_indices=_OUT_INDICES,
-        pretrained=pretrained,
-        trainable_stages=trainable_stages,
-        in_chans=in_chans,
-    )
 
 
 def _pyramid(backbone: Backbone, channels: int, extra: LastLevelP6P7) -> PyramidBackbone:

@@ -9,6 +9,7 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from wszoo.backbone import Backbone, formula_of, load_backbone
 from wszoo.layers import GroupNorm, standardize_convs
+from wszoo.memory import Memory, save_memory
 
 
 class PyramidBackbone(nn.Module):
@@ -95,15 +96,19 @@ def as_backbone(
     pretrained: bool,
     trainable_stages: int | None,
     in_chans: int,
+    memory: Memory | None = None,
 ) -> Backbone:
     """Load a backbone by name, or check that a loaded one is not told how to be loaded.
+
+    Its level of memory can be changed at any time; None leaves that of a loaded one.
 
     Raises:
         ValueError: ``backbone`` is loaded already, and asked for other channels or frozen stages.
     """
     if isinstance(backbone, str):
         options: dict[str, Any] = dict(pretrained=pretrained, trainable_stages=trainable_stages)
-        return load_backbone(backbone, in_chans=in_chans, out_indices=out_indices, **options)
+        options |= {"in_chans": in_chans, "memory": "fast" if memory is None else memory}
+        return load_backbone(backbone, out_indices=out_indices, **options)
     if trainable_stages is not None:
         raise ValueError(
             f"trainable_stages={trainable_stages} comes too late for a loaded Backbone; "
@@ -114,4 +119,4 @@ def as_backbone(
             f"in_chans={in_chans} comes too late for a Backbone of {backbone.in_chans} channels; "
             f"give it to load_backbone"
         )
-    return backbone
+    return backbone if memory is None else save_memory(backbone, memory)

@@ -20,6 +20,7 @@ from wszoo.detection.assembly import checked_arguments, finish, normalisation
 from wszoo.detection.inputs import ROI_DEVICES, InputCheck
 from wszoo.detection.pyramid import PyramidBackbone, as_backbone
 from wszoo.layers import GroupNorm, WSFormula, standardize_convs
+from wszoo.memory import Memory
 
 _STRIDES = (4, 8, 16, 32)
 _OUT_INDICES = (1, 2, 3, 4)
@@ -37,6 +38,7 @@ def faster_rcnn(
     min_size: int | tuple[int, ...] = 800,
     max_size: int = 1333,
     pyramid_channels: int = 256,
+    memory: Memory | None = None,
     **kwargs: Any,
 ) -> FasterRCNN:
     """Faster R-CNN with a feature pyramid, GroupNorm and Weight Standardization throughout.
@@ -52,6 +54,8 @@ def faster_rcnn(
             one per image.
         max_size: Limit of the longer side, in pixels.
         pyramid_channels: Width of the pyramid and of the heads' convolutions, a multiple of 32.
+        memory: Of the backbone in training: ``"fast"``, ``"lean"``, ``"small"`` or ``"smallest"``,
+            see ``wszoo.memory.save_memory``. By default the first, or that of a loaded one.
         **kwargs: As for ``torchvision.models.detection.FasterRCNN``.
 
     Returns:
@@ -72,7 +76,8 @@ def faster_rcnn(
     """
     sizes = dict(num_classes=num_classes, pyramid_channels=pyramid_channels)
     kwargs = checked_arguments("faster_rcnn", FasterRCNN, kwargs, **sizes)
-    pyramid = _pyramid(backbone, pretrained, trainable_stages, in_chans, pyramid_channels)
+    loading: Any = dict(pretrained=pretrained, trainable_stages=trainable_stages, in_chans=in_chans)
+    pyramid = _pyramid(backbone, pyramid_channels, memory=memory, **loading)
     parts = _box_parts(pyramid, num_classes, kwargs) | kwargs
     parts |= normalisation(pyramid.source, kwargs)
     model = FasterRCNN(pyramid, min_size=min_size, max_size=max_size, **parts)
@@ -89,13 +94,14 @@ def mask_rcnn(
     min_size: int | tuple[int, ...] = 800,
     max_size: int = 1333,
     pyramid_channels: int = 256,
+    memory: Memory | None = None,
     **kwargs: Any,
 ) -> MaskRCNN:
     """Mask R-CNN with a feature pyramid, GroupNorm and Weight Standardization throughout.
 
     Args:
         backbone, num_classes, pretrained, trainable_stages, in_chans, min_size, max_size,
-            pyramid_channels: As for ``faster_rcnn``.
+            pyramid_channels, memory: As for ``faster_rcnn``.
         **kwargs: As for ``torchvision.models.detection.MaskRCNN``.
 
     Returns:
@@ -106,7 +112,8 @@ def mask_rcnn(
     """
     sizes = dict(num_classes=num_classes, pyramid_channels=pyramid_channels)
     kwargs = checked_arguments("mask_rcnn", MaskRCNN, kwargs, **sizes)
-    pyramid = _pyramid(backbone, pretrained, trainable_stages, in_chans, pyramid_channels)
+    loading: Any = dict(pretrained=pretrained, trainable_stages=trainable_stages, in_chans=in_chans)
+    pyramid = _pyramid(backbone, pyramid_channels, memory=memory, **loading)
     mask_parts = {
         "mask_head": _mask_head(pyramid_channels, formula_of(pyramid.body)),
         "mask_predictor": MaskRCNNPredictor(pyramid_channels, pyramid_channels, num_classes),
@@ -117,20 +124,8 @@ def mask_rcnn(
     return finish(model, _check("mask_rcnn", pyramid, num_classes, has_masks=True))
 
 
-def _pyramid(
-    backbone: str | Backbone,
-    pretrained: bool,
-    trainable_stages: int | None,
-    in_chans: int,
-    channels: int,
-) -> PyramidBackbone:
-    loaded = as_backbone(
-        backbone,
-        out_indices=_OUT_INDICES,
-        pretrained=pretrained,
-        trainable_stages=trainable_stages,
-        in_chans=in_chans,
-    )
+def _pyramid(backbone: str | Backbone, channels: int, **loading: Any) -> PyramidBackbone:
+    loaded = as_backbone(backbone, out_indices=_OUT_INDICES, **loading)
     extra = LastLevelMaxPool()
     return PyramidBackbone(loaded, strides=_STRIDES, out_channels=channels, extra_blocks=extra)
 

@@ -16,8 +16,21 @@ from wszoo.training.readers import read_unreadable
 from wszoo.training.run import Run
 
 
-def conclude(run: Run, settings: FineTuning, source: DataSource, splits: Splits) -> Path:
+def conclude(
+    run: Run,
+    settings: FineTuning,
+    source: DataSource,
+    splits: Splits,
+    origin: tuple[str, ...] = (),
+) -> Path:
     """Write ``model``, pictures and ``report.md`` into the folder of a run that has ended.
+
+    Args:
+        run: Its loop.
+        settings: What decided the outcome.
+        source: Where its photos are.
+        splits: The photos.
+        origin: What it began with, see ``Facts``.
 
     Returns:
         The report.
@@ -43,6 +56,7 @@ def conclude(run: Run, settings: FineTuning, source: DataSource, splits: Splits)
         epoch=epoch,
         metrics=metrics,
         min_score=min_score,
+        origin=origin,
     )
     summary: dict[str, Any] = {
         "model": f"{settings.head} over {settings.model}, in `{FOLDER}/`",

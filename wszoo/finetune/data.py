@@ -17,6 +17,7 @@ from wszoo.datasets.listing import as_known
 from wszoo.datasets.photo_check import Progress
 from wszoo.datasets.quarantine import read_quarantine
 from wszoo.datasets.segmentation import SegmentationImages, read_segmentation
+from wszoo.datasets.shard_files import StoredParts, is_url
 from wszoo.finetune.settings import TaskName
 from wszoo.training.classify import digest_of
 
@@ -29,14 +30,14 @@ class DataSource:
 
     Attributes:
         task: What they are for.
-        path: As the reader of the task takes it.
+        path: As the reader of the task takes it; for segmentation it may be the address of shards.
         classes: As the reader takes them; class folders have their own names.
         ignore: Values of masks without a class.
         quarantine: File of photos to leave out, as ``wszoo check-data`` writes it.
     """
 
     task: TaskName
-    path: Path
+    path: Path | str
     classes: tuple[str, ...] | None = None
     ignore: tuple[int, ...] = ()
     quarantine: Path | None = None
@@ -94,6 +95,9 @@ def _digest(images: Images) -> str:
         return digest_of(
             images.names, (zlib.crc32(o.boxes.tobytes() + o.labels.tobytes()) for o in objects)
         )
+    stored = images.sources
+    if isinstance(stored, StoredParts):  # whose names are the same in every set
+        return stored.digest
     return digest_of(images.names, range(len(images)))
 
 
@@ -193,7 +197,7 @@ def read_splits(source: DataSource) -> Splits:
 
 
 def _first(source: DataSource, names: tuple[str, ...], why: str) -> tuple[str, Images]:
-    if not source.path.exists():
+    if not is_url(source.path) and not Path(source.path).exists():
         raise FileNotFoundError(f"no such data: {source.path}")
     for name in names:
         try:

@@ -1,11 +1,12 @@
-"""How many photos per pass fit into memory, measured at the worst sizes of the real photos."""
+"""What fits into memory, measured at the worst sizes of the real photos."""
 
 import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -14,8 +15,29 @@ from wszoo.finetune.data import Images
 from wszoo.finetune.memory_step import Job, Load, take_steps, to_json
 from wszoo.finetune.models import Net, backbone_of
 from wszoo.finetune.settings import FineTuning
+from wszoo.memory import MEMORY, Memory, can_save_memory
 
 _KILLED = (-9, 137)  # how a process ends that the system ran out of memory for
+
+
+# CPU time of a step against "fast", the mean over precisions: model_cards/studies/memory.
+TIMES: dict[Memory, float] = {"fast": 1.0, "lean": 1.07, "small": 1.12, "smallest": 1.28}
+# Of one photo where twice as many go in a pass: ResNet-50, from 2 to 8 photos of 224 pixels on one
+# CPU thread, without what standardizing takes, which passes of a step share.
+_DOUBLED = 0.94
+_MOST_SAVED = 4  # times; by no level a pass takes less than this part of what it takes by "fast"
+
+
+class Choice(NamedTuple):
+    """One way of taking a step: the level of the blocks, and photos per pass."""
+
+    memory: Memory
+    photos: int
+
+    @property
+    def time(self) -> float:
+        """What a photo takes, relative to passes of one by ``"fast"``."""
+        return TIMES[self.memory] * _DOUBLED ** math.log2(self.photos)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,22 +45,27 @@ class Fit:
     """What was measured, and chosen.
 
     Attributes:
-        micro_batch_size: The most photos per pass that fit.
-        peaks: Bytes by photos per pass; None where the system had too little.
+        choice: The fastest of what fits.
+        peaks: Bytes of what was tried; None where the system had too little.
         budget: Bytes.
         load: What was measured on.
     """
 
-    micro_batch_size: int
-    peaks: dict[int, int | None]
+    choice: Choice
+    peaks: dict[Choice, int | None]
     budget: int
     load: Load
 
     def __str__(self) -> str:
-        measured = ", ".join(
-            f"{count} per pass take {_text(peak)}" for count, peak in self.peaks.items()
+        tried: dict[Memory, list[str]] = {}
+        for (memory, count), peak in self.peaks.items():
+            tried.setdefault(memory, []).append(f"{count} per pass take {_text(peak)}")
+        measured = "; ".join(f"{memory}: {', '.join(each)}" for memory, each in tried.items())
+        memory, count = self.choice
+        return (
+            f"{memory}, {count} per pass, within {_text(self.budget)} per process; at worst "
+            f"({self.load}) {measured}"
         )
-        return f"{_text(self.budget)} per process; at worst ({self.load}) {measured}"
 
 
 def heaviest(images: Images, settings: FineTuning) -> Load:
@@ -65,32 +92,56 @@ def _resized(size: tuple[int, int], settings: FineTuning) -> tuple[int, int]:
     return round(size[0] * factor), round(size[1] * factor)
 
 
-def choose(share: int, budget: int, load: Load, peak_of: Callable[[int], int | None]) -> Fit:
-    """The most photos per pass that fit.
+def choose(
+    share: int,
+    budget: int,
+    load: Load,
+    peak_of: Callable[[Choice], int | None],
+    levels: Sequence[Memory] = MEMORY,
+) -> Fit:
+    """The fastest way to take a step that fits, by what levels and small passes cost in general.
+
+    Passes grow from one photo, so that what does not fit goes beyond the budget by little.
 
     Args:
         share: Photos per step of this rank; passes divide it evenly.
         budget: Bytes.
         load: What is measured on.
-        peak_of: Bytes that a step takes with so many photos per pass; None: more than there is.
+        peak_of: Bytes that a step takes at most; None: more than there is.
+        levels: Those allowed, the fastest first.
 
     Raises:
         ValueError: One photo does not fit.
     """
-    peaks: dict[int, int | None] = {}
-    chosen = 0
-    for count in _candidates(share):
-        peak = peaks[count] = peak_of(count)
-        if peak is None or peak > budget:
-            break
-        chosen = count
-    if not chosen:
-        raise ValueError(
-            f"a pass of one photo takes {_text(peaks[1])} ({load}), which is beyond the budget of "
-            f"{_text(budget)}; a smaller --image-size, fewer --trainable-stages or a smaller "
-            f"--model take less"
-        )
-    return Fit(micro_batch_size=chosen, peaks=peaks, budget=budget, load=load)
+    peaks: dict[Choice, int | None] = {}
+    best: Choice | None = None
+    fitting, bound = 0, share
+    for level in levels:
+        larger = [Choice(level, n) for n in _candidates(share) if fitting < n <= bound]
+        for place, choice in enumerate(larger):
+            if best and best.time <= min(each.time for each in larger[place:]):
+                break
+            peak = peaks[choice] = peak_of(choice)
+            if peak is None or peak > budget:
+                break
+            fitting = choice.photos
+            if best is None or choice.time < best.time:
+                best = choice
+        if level == levels[0]:
+            bound = _MOST_SAVED * max(fitting, 1)
+    if best is None:
+        raise ValueError(_too_much(peaks, budget, load))
+    return Fit(choice=best, peaks=peaks, budget=budget, load=load)
+
+
+def _too_much(peaks: dict[Choice, int | None], budget: int, load: Load) -> str:
+    (memory, _), peak = next(reversed(peaks.items()))
+    level = "" if memory == "smallest" else " a smaller --memory,"
+    return (
+        f"a pass of one photo takes {_text(peak)} ({load}; {memory}), which is beyond the budget "
+        f"of {_text(budget)};{level} a smaller --image-size, fewer --trainable-stages or a smaller "
+        f"--model take less"
+    )
 
 
 def _candidates(share: int) -> Iterable[int]:
@@ -114,6 +165,13 @@ def job_for(model: nn.Module, net: Net, settings: FineTuning, images: Images) ->
         ),
         load=heaviest(images, settings),
     )
+
+
+def levels_for(model: nn.Module, asked: Memory | None) -> tuple[Memory, ...]:
+    """The levels to choose among: the one that was asked for, or all that the net knows."""
+    if asked is not None:
+        return (asked,)
+    return MEMORY if can_save_memory(model) else ("fast",)
 
 
 def peak_memory(job: Job, micro_batch_size: int, device: torch.device) -> int | None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from wszoo.finetune.models import Net, net_from_json, rebuild, set_trainable_stages
 from wszoo.finetune.optimizer import make_adamw
 from wszoo.finetune.settings import FineTuning
+from wszoo.memory import Memory, save_memory
 from wszoo.segmentation.loss import segmentation_loss
 from wszoo.training.distributed import Ranks
 from wszoo.training.engine import Learner
@@ -57,6 +58,7 @@ class Job:
         num_classes: Names.
         trainable_stages: Of the backbone; None: all is trained.
         load: What each photo is like.
+        memory: Level of the blocks, see ``wszoo.memory.save_memory``.
     """
 
     net: Net
@@ -64,6 +66,7 @@ class Job:
     num_classes: int
     trainable_stages: int | None
     load: Load
+    memory: Memory = "fast"
 
 
 def take_steps(job: Job, micro_batch_size: int, device: torch.device) -> None:
@@ -72,6 +75,7 @@ def take_steps(job: Job, micro_batch_size: int, device: torch.device) -> None:
     model = rebuild(job.net, settings, job.num_classes).to(device).train()
     if job.trainable_stages is not None:
         set_trainable_stages(model, job.trainable_stages)
+    save_memory(model, job.memory)
     learner = Learner(
         model,
         make_adamw(model, settings),
@@ -141,6 +145,7 @@ def job_from_json(data: dict[str, Any]) -> Job:
         num_classes=data["num_classes"],
         trainable_stages=data["trainable_stages"],
         load=Load(**load),
+        memory=data["memory"],
     )
 
 

@@ -40,6 +40,8 @@ class Facts:
         epoch: That epoch, from 1.
         min_score: Below which what a detector finds is better left out, by F1 on those photos.
         sha256: Of the weights file.
+        origin: What it began with: the name of published weights or ``"random weights"``, then the
+            sha256 of the nets of all runs in between, the latest last.
     """
 
     net: Net
@@ -51,6 +53,7 @@ class Facts:
     epoch: int
     min_score: float | None = None
     sha256: str = ""
+    origin: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As plain data; what timm's loader looks for stands at the top."""
@@ -67,7 +70,11 @@ class Facts:
             settings = dict(data["settings"])
             settings["scale"] = tuple(settings["scale"])
             rest = {key: value for key, value in data.items() if key in _FIELDS}
-            rest |= {key: tuple(rest[key]) for key in ("classes", "class_ids", "ignored")}
+            rest |= {
+                key: tuple(rest[key])
+                for key in ("classes", "class_ids", "ignored", "origin")
+                if key in rest
+            }
             net = net_from_json(data["net"])
             return cls(**rest | {"net": net, "settings": FineTuning(**settings)})
         except (KeyError, TypeError) as error:
@@ -136,13 +143,14 @@ def save_output(
     metrics: dict[str, float],
     ignored: tuple[int, ...] = (),
     min_score: float | None = None,
+    origin: tuple[str, ...] = (),
 ) -> Facts:
     """Write ``RUN/model``; an earlier one is replaced.
 
     Args:
         run: Folder of the run.
         model: With the weights to keep.
-        settings, classes, class_ids, epoch, metrics, ignored, min_score: See ``Facts``.
+        settings, classes, class_ids, epoch, metrics, ignored, min_score, origin: See ``Facts``.
 
     Raises:
         OSError: It cannot be written.
@@ -167,6 +175,7 @@ def save_output(
         epoch=epoch,
         min_score=min_score,
         sha256=sha256_of(folder / WEIGHTS_FILE),
+        origin=origin,
     )
     write_facts(folder, facts, model)
     return facts
@@ -242,7 +251,13 @@ def load_finetuned(path: str | Path) -> tuple[nn.Module, Facts]:
     if facts.net.task == "classify":
         name = f"local-dir:{require_output(path)}"
         model: nn.Module = timm.create_model(name, pretrained=True)
-    else:
-        model = rebuild(facts.net, facts.settings, len(facts.classes))
+        return model.eval(), facts
+    model = rebuild(facts.net, facts.settings, len(facts.classes))
+    try:
         model.load_state_dict(weights)
+    except RuntimeError as error:  # torch's word for what differs, a line for each tensor
+        reason = str(error).partition("\n")[2].strip().partition("\n")[0]
+        raise ValueError(
+            f"the weights of {path} do not fit its configuration: {reason}; finish the run again"
+        ) from error
     return model.eval(), facts

@@ -29,6 +29,7 @@ class _Key(NamedTuple):
 class _Made(NamedTuple):
     sample: Any  # None: it cannot be read
     problem: tuple[str, str] | None  # name of a photo and what is wrong with it
+    lost: str | None = None  # why no photo can be read any more
 
 
 class _Photos(Dataset[_Made]):
@@ -43,16 +44,18 @@ class _Photos(Dataset[_Made]):
         generator = sample_generator(self._seed, key.epoch, key.photo, Purpose.AUGMENT)
         first = made = self._try(key.photo, generator)
         for offset in range(1, len(self._names)):
-            if made.sample is not None:
+            if made.sample is not None or made.lost:
                 break
             made = self._try((key.photo + offset) % len(self._names), generator)
-        return _Made(made.sample, first.problem)
+        return _Made(made.sample, first.problem, made.lost)
 
     def _try(self, index: int, generator: np.random.Generator | None) -> _Made:
         try:
             return _Made(self._make(index, generator), None)
         except (ValueError, FileNotFoundError) as error:
             return _Made(None, (self._names[index], str(error)))
+        except (ConnectionError, TimeoutError) as error:  # a loader would add its own words to it
+            return _Made(None, None, str(error))
 
 
 class _Keys:
@@ -106,6 +109,7 @@ class Reader(Generic[Sample]):
 
         Raises:
             ValueError: Too many photos cannot be read.
+            ConnectionError: The server that has them gives no more.
         """
         for made in self._load([_Key(epoch, int(i)) for i in batch] for batch in batches):
             samples = [each.sample for each in made]
@@ -118,6 +122,7 @@ class Reader(Generic[Sample]):
 
         Raises:
             ValueError: Too many photos cannot be read.
+            ConnectionError: The server that has them gives no more.
         """
         for made in self._load([_Key(_EVALUATION, index)] for index in indices):
             yield made[0].sample
@@ -125,6 +130,8 @@ class Reader(Generic[Sample]):
     def _load(self, batches: Iterator[list[_Key]]) -> Iterator[list[_Made]]:
         self._keys.batches = batches
         for made in self._loader:
+            if lost := next((each.lost for each in made if each.lost), None):
+                raise ConnectionError(lost)
             self._unreadable.add([each.problem for each in made if each.problem])
             yield made
 

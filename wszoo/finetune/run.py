@@ -23,7 +23,7 @@ from wszoo.finetune.data import (
     warnings_of,
 )
 from wszoo.finetune.detect import Detection
-from wszoo.finetune.memory import choose, job_for, peak_memory
+from wszoo.finetune.memory import choose, job_for, levels_for, peak_memory
 from wszoo.finetune.models import (
     TRAINABLE_STAGES,
     build,
@@ -32,11 +32,13 @@ from wszoo.finetune.models import (
     set_trainable_stages,
 )
 from wszoo.finetune.optimizer import make_adamw
+from wszoo.finetune.origin import RANDOM, chain_of, origin_of, origin_text
 from wszoo.finetune.outputs import read_facts, read_weights
 from wszoo.finetune.plan import plan_rows
 from wszoo.finetune.segment import Segmentation
 from wszoo.finetune.settings import FineTuning
 from wszoo.finetune.transplant import transplant
+from wszoo.memory import Memory, save_memory
 from wszoo.training.batches import BatchPlan, plan_batches
 from wszoo.training.checkpoint import refuse_checkpoints
 from wszoo.training.declaration import declare, hardware, note_start
@@ -56,6 +58,8 @@ class Conditions:
     Attributes:
         micro_batch_size: Photos per pass of one rank.
         memory_budget: Bytes per process, which decide that instead.
+        memory: Level of the backbone's blocks, see ``wszoo.memory.save_memory``; None leaves it to
+            the budget, and is ``"fast"`` without one. Gradients are the same.
         workers: Processes that read photos to learn from, and as many those to judge by; None for
             one per core of a rank.
         check: Look at every file before the first step.
@@ -68,6 +72,7 @@ class Conditions:
 
     micro_batch_size: int | None = None
     memory_budget: int | None = None
+    memory: Memory | None = None
     workers: int | None = None
     check: bool = True
     resume: bool = True
@@ -107,7 +112,12 @@ def fine_tune(
         SystemExit: With code 4: a signal came; the current step is saved.
     """
     ranks, conditions = ranks or Ranks(), conditions or Conditions()
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"cannot make the folder {output}: {error.strerror}; name another one with --out"
+        ) from error
     with only_writer(output) if ranks.is_main else nullcontext():
         if not conditions.resume:
             refuse_checkpoints(output)
@@ -126,7 +136,9 @@ def fine_tune(
             run.task.close()
         report = output / "report.md"
         if ranks.is_main:
-            report = conclude(run, settings, source, splits)
+            if isinstance(splits.train, SegmentationImages):  # which may come from shards
+                source = replace(source, ignore=tuple(sorted(splits.train.ignored)))
+            report = conclude(run, settings, source, splits, origin_of(settings, start))
     return report
 
 
@@ -158,7 +170,7 @@ def _assemble(
     more: dict[str, str] = {}
     if start is None:
         model = build(settings, len(splits.classes))
-        more["from"] = "published weights" if settings.pretrained else "random weights"
+        more["from"] = f"published {settings.model}" if settings.pretrained else RANDOM
     else:
         model, more["from"] = _go_on_from(start, settings, splits.classes)
     declared = {
@@ -168,9 +180,14 @@ def _assemble(
     }
     if ranks.is_main:
         declare(output, declared)
-    micro = conditions.micro_batch_size
+    micro, level = conditions.micro_batch_size, conditions.memory or "fast"
     if conditions.memory_budget is not None:
-        micro, more["memory"] = _fit(model, settings, splits, output, ranks, conditions, declared)
+        micro, level, more["memory"] = _fit(
+            model, settings, splits, output, ranks, conditions, declared
+        )
+    elif level != "fast":
+        more["memory"] = f"{level}, as asked for"
+    save_memory(model, level)
     plan = plan_batches(settings.batch_size, ranks.size, micro)
     task = make_task(settings, splits, plan, ranks, model, _workers(conditions, ranks), log)
     model.to(ranks.device)
@@ -232,7 +249,8 @@ def _go_on_from(
         stages = TRAINABLE_STAGES
     if stages is not None:
         set_trainable_stages(model, stages)
-    return model.train(), f"{start}, a {net.head} over {net.architecture}; classes: {moved}"
+    told = f"{start}, a {net.head} over {net.architecture}, which began with "
+    return model.train(), f"{told}{origin_text(chain_of(facts))}; classes: {moved}"
 
 
 def _fit(
@@ -243,11 +261,13 @@ def _fit(
     ranks: Ranks,
     conditions: Conditions,
     declared: dict[str, Any],
-) -> tuple[int, str]:
-    """Photos per pass, measured at the first start with this budget, then kept, and why."""
+) -> tuple[int, Memory, str]:
+    """Photos per pass, level and why: measured at the first start with this budget, then kept."""
     budget = conditions.memory_budget
     assert budget is not None
     key = f"memory budget of {budget / 1e9:g} GB"
+    if conditions.memory is not None:
+        key += f", {conditions.memory}"
     chosen: dict[str, Any] = {}
     if ranks.is_main:
         chosen = declare(output, declared).get(key, {})
@@ -257,12 +277,15 @@ def _fit(
                 plan_batches(settings.batch_size, ranks.size).micro_batch_size,
                 budget,
                 job.load,
-                lambda count: peak_memory(job, count, ranks.device),
+                lambda way: peak_memory(replace(job, memory=way.memory), way.photos, ranks.device),
+                levels_for(model, conditions.memory),
             )
-            chosen = {"micro_batch_size": fit.micro_batch_size, "measured": str(fit)}
+            memory, photos = fit.choice
+            chosen = {"micro_batch_size": photos, "memory": memory, "measured": str(fit)}
             declare(output, declared | {key: chosen})
     chosen = ranks.share(chosen)
-    return chosen["micro_batch_size"], chosen["measured"]
+    # Runs that began before there were levels name none.
+    return chosen["micro_batch_size"], chosen.get("memory", "fast"), chosen["measured"]
 
 
 def _workers(conditions: Conditions, ranks: Ranks) -> int:

@@ -88,8 +88,12 @@ class Segmentation(PhotosTask[tuple[Tensor, Tensor], Labelled]):
     ) -> None:
         make = (_MakeLabelled(train, settings), _MakeLabelled(held_out, settings))
         super().__init__(train, held_out, make, settings, plan, ranks, workers=workers, log=log)
-        self._classes = held_out.classes
+        self._train, self._classes = train, held_out.classes
         self.details: dict[str, float] = {}
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """From a server, a few shards at a time."""
+        return self._train.order(self.settings.seed, epoch)
 
     def _batch(self, samples: list[tuple[Tensor, Tensor]]) -> Labelled:
         pixels, masks = (torch.stack(part) for part in zip(*samples, strict=True))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from wszoo.bench import Comparison
 from wszoo.gallery.markdown import to_html, without_front_matter
 from wszoo.gallery.rows import Row
 
@@ -54,19 +55,19 @@ class Cards:
         return path if path.is_file() else None
 
     def benchmarks(self, row: Row) -> list[dict[str, Any]]:
-        """What ``wszoo bench --json`` measured of the row's model; other files are left out."""
+        """What ``wszoo bench -o`` measured of the row's model; other files are left out."""
         if self.folder is None:
             return []
         found = []
-        for path in sorted((self.folder / "benchmarks").glob("*.json")):
+        for path in sorted((self.folder / "benchmarks").rglob("*.json")):
             try:
                 content = json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
-                raise ValueError(f"{path} is no JSON; `wszoo bench --json` writes it") from error
+                raise ValueError(f"{path} is no JSON; `wszoo bench -o DIR` writes it") from error
             if (
                 isinstance(content, dict)
                 and content.get("model") == row.model
-                and "peer" in content
+                and {"machine", "rows"} <= content.keys()
             ):
                 found.append(content)
         return found
@@ -87,25 +88,27 @@ def benchmark_html(found: Sequence[dict[str, Any]]) -> str:
 
 
 def _benchmark(content: dict[str, Any]) -> str:
+    result = Comparison.from_json(content)
     rows = "".join(
-        f'<tr><th scope="row">{escape(str(row["name"]))}</th>'
+        f'<tr><th scope="row">{escape(row.name)}</th><td>{escape(row.peer)}</td>'
         + "".join(
-            f'<td class="number">{text}</td>'
+            f'<td class="number">{escape(text)}</td>'
             for text in (
-                f"{row['ours_ms']:.1f}",
-                f"{row['theirs_ms']:.1f}",
-                f"{row['ratio']:.2f}",
+                f"{row.ours:.1f} {row.unit}",
+                f"{row.theirs:.1f} {row.unit}",
+                f"{row.ratio:.2f}",
+                "" if row.goal is None else f"{row.goal:.2f}",
             )
         )
         + "</tr>"
-        for row in content["rows"]
+        for row in result.rows
     )
-    told = f"Beside {content['peer']}: {content['rounds']} rounds, {content['threads']} threads"
+    told = f"Ours over theirs, below 1 is better: {result.clock}, {result.machine}"
     heads = "".join(
         f'<th scope="col" class="number">{head}</th>'
-        for head in ("ours, ms", "theirs, ms", "ratio")
+        for head in ("ours", "theirs", "ratio", "goal")
     )
     return (
-        f'<div class="scroll"><table><caption>{escape(told)}</caption><thead><tr><td></td>{heads}'
-        f"</tr></thead><tbody>{rows}</tbody></table></div>"
+        f'<div class="scroll"><table><caption>{escape(told)}</caption><thead><tr><td></td>'
+        f'<th scope="col">against</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
     )

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wszoo.layers.group_norm import group_norm
+
 
 def groups_for(num_channels: int, num_groups: int = 32) -> int:
     """The largest divisor of ``num_channels`` up to ``num_groups`` with two channels per group.
@@ -28,6 +30,10 @@ def groups_for(num_channels: int, num_groups: int = 32) -> int:
 
 class GroupNorm(nn.GroupNorm):
     """``nn.GroupNorm`` with the channels first, as timm passes them, and float32 statistics.
+
+    The result keeps the dtype of the input, under CUDA autocast, too, where ``nn.GroupNorm`` makes
+    and saves float32 maps. Half precision on CUDA and channels_last maps on the CPU take paths of
+    their own where PyTorch's operator is slow or large, see ``wszoo.layers.group_norm``.
 
     Args:
         num_channels: Channels of the input.
@@ -59,6 +65,11 @@ class GroupNorm(nn.GroupNorm):
 def _group_norm(
     x: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Tensor:
+    result: Tensor | None = None
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        result = group_norm(x, num_groups, weight, bias, eps)
+    if result is not None:
+        return result
     if x.dtype == torch.float32 or x.dtype == torch.float64:
         return F.group_norm(x, num_groups, weight, bias, eps)
     # A half-precision affine would drag mean and deviation down to half precision too.

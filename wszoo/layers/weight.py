@@ -177,7 +177,8 @@ class _StandardizeFilters(torch.autograd.Function):
 
 def _standardize_filters(filters: Tensor, formula: WSFormula) -> Tensor:
     # torch.func differentiates by itself, and traced sizes are no numbers to compute with.
-    if torch._C._are_functorch_transforms_active() or torch._C._is_tracing():
+    traced = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    if traced or torch._C._are_functorch_transforms_active():
         return _composite(filters, *formula)
     if formula.eps_inside:  # which is GroupNorm itself
         count, fan_in = filters.shape[0], filters.numel() // filters.shape[0]

@@ -8,6 +8,7 @@ size 1.
 from collections.abc import Sequence
 
 from wszoo.backbone import Backbone
+from wszoo.memory import Memory
 from wszoo.segmentation.deeplab_decoder import DeepLabDecoder
 from wszoo.segmentation.fpn_decoder import SemanticFPNDecoder
 from wszoo.segmentation.segmenter import Segmenter, to_backbone
@@ -25,6 +26,7 @@ def semantic_fpn(
     pretrained: bool = True,
     trainable_stages: int | None = None,
     in_chans: int = 3,
+    memory: Memory | None = None,
     fpn_channels: int = 256,
     channels: int = 128,
     dropout: float = 0.0,
@@ -38,6 +40,8 @@ def semantic_fpn(
         backbone: A name for ``load_backbone``, or what that made.
         num_classes: Labels of pixels, a background among them if it is labelled.
         pretrained, trainable_stages, in_chans: For ``load_backbone``, where it is called here.
+        memory: Of the backbone in training, see ``wszoo.memory.save_memory``. By default
+            ``"fast"``, or that of a backbone that is given.
         fpn_channels: Of the feature pyramid.
         channels: Of the sum of its levels.
         dropout: Share zeroed before the classifier.
@@ -46,7 +50,11 @@ def semantic_fpn(
         ValueError: A setting is out of range, or contradicts the backbone.
     """
     body = to_backbone(
-        backbone, pretrained=pretrained, trainable_stages=trainable_stages, in_chans=in_chans
+        backbone,
+        pretrained=pretrained,
+        trainable_stages=trainable_stages,
+        in_chans=in_chans,
+        memory=memory,
     )
     _require_halvings(body)
     decoder = SemanticFPNDecoder(
@@ -62,6 +70,7 @@ def deeplab_v3_plus(
     pretrained: bool = True,
     trainable_stages: int | None = None,
     in_chans: int = 3,
+    memory: Memory | None = None,
     output_stride: int = 16,
     separable: bool = False,
     aspp_channels: int = 256,
@@ -80,6 +89,8 @@ def deeplab_v3_plus(
         backbone: A name for ``load_backbone``, or what that made.
         num_classes: Labels of pixels, a background among them if it is labelled.
         pretrained, trainable_stages, in_chans: For ``load_backbone``, where it is called here.
+        memory: Of the backbone in training, see ``wszoo.memory.save_memory``. By default
+            ``"fast"``, or that of a backbone that is given.
         output_stride: 16, or 8 for finer context at four times the cost of the last stage; the
             rates of dilation are 6, 12, 18, or twice that.
         separable: Make 3x3 convolutions depthwise separable; both halves are standardized.
@@ -98,6 +109,7 @@ def deeplab_v3_plus(
         pretrained=pretrained,
         trainable_stages=trainable_stages,
         in_chans=in_chans,
+        memory=memory,
         output_stride=output_stride,
     )
     if body.strides[-1] != output_stride or _LOW_LEVEL_STRIDE not in body.strides:
@@ -126,6 +138,7 @@ def upernet(
     pretrained: bool = True,
     trainable_stages: int | None = None,
     in_chans: int = 3,
+    memory: Memory | None = None,
     pool_sizes: Sequence[int] = (1, 2, 3, 6),
     pool_channels: int = 512,
     channels: int = 512,
@@ -140,6 +153,8 @@ def upernet(
         backbone: A name for ``load_backbone``, or what that made.
         num_classes: Labels of pixels, a background among them if it is labelled.
         pretrained, trainable_stages, in_chans: For ``load_backbone``, where it is called here.
+        memory: Of the backbone in training, see ``wszoo.memory.save_memory``. By default
+            ``"fast"``, or that of a backbone that is given.
         pool_sizes: Sides of the grids that the coarsest map is averaged over.
         pool_channels: Of each grid.
         channels: Of the feature pyramid.
@@ -149,7 +164,11 @@ def upernet(
         ValueError: A setting is out of range, or contradicts the backbone.
     """
     body = to_backbone(
-        backbone, pretrained=pretrained, trainable_stages=trainable_stages, in_chans=in_chans
+        backbone,
+        pretrained=pretrained,
+        trainable_stages=trainable_stages,
+        in_chans=in_chans,
+        memory=memory,
     )
     if not pool_sizes or min(pool_sizes) < 1:
         raise ValueError(f"pool_sizes must name sides of at least 1 cell, got {tuple(pool_sizes)}")
@@ -166,6 +185,7 @@ def unet(
     pretrained: bool = True,
     trainable_stages: int | None = None,
     in_chans: int = 3,
+    memory: Memory | None = None,
     channels: Sequence[int] = (256, 128, 64, 32, 16),
     dropout: float = 0.0,
 ) -> Segmenter:
@@ -179,6 +199,8 @@ def unet(
         backbone: A name for ``load_backbone``, or what that made; also its map at stride 2 is used.
         num_classes: Labels of pixels, a background among them if it is labelled.
         pretrained, trainable_stages, in_chans: For ``load_backbone``, where it is called here.
+        memory: Of the backbone in training, see ``wszoo.memory.save_memory``. By default
+            ``"fast"``, or that of a backbone that is given.
         channels: Of each step up, the coarsest first.
         dropout: Share zeroed before the classifier.
 
@@ -190,6 +212,7 @@ def unet(
         pretrained=pretrained,
         trainable_stages=trainable_stages,
         in_chans=in_chans,
+        memory=memory,
         out_indices=(0, 1, 2, 3, 4),
     )
     _require_halvings(body)

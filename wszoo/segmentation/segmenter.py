@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from wszoo.backbone import Backbone, formula_of, load_backbone
 from wszoo.layers import WSConv2d
 from wszoo.lint import lint
+from wszoo.memory import Memory, save_memory
 from wszoo.segmentation.blocks import resize
 
 MIN_SIZE = 64  # pixels; two by two at stride 32
@@ -135,10 +136,13 @@ def to_backbone(
     pretrained: bool,
     trainable_stages: int | None,
     in_chans: int,
+    memory: Memory | None = None,
     output_stride: int = 32,
     out_indices: tuple[int, ...] = (1, 2, 3, 4),
 ) -> Backbone:
     """The backbone itself, or the one of that name.
+
+    The level of memory of either can be changed at any time; None leaves that of a given one.
 
     Raises:
         ValueError: A backbone is given together with settings that only making it can heed.
@@ -151,6 +155,7 @@ def to_backbone(
             in_chans=in_chans,
             output_stride=output_stride,
             out_indices=out_indices,
+            memory="fast" if memory is None else memory,
         )
     is_asked = {
         "pretrained=False": not pretrained,
@@ -160,7 +165,7 @@ def to_backbone(
     asked = [setting for setting, given in is_asked.items() if given]
     if asked:
         raise ValueError(f"the backbone is made already: give {', '.join(asked)} to load_backbone")
-    return backbone
+    return backbone if memory is None else save_memory(backbone, memory)
 
 
 def describe_segmenter(model: Segmenter, *, size: int = 512) -> dict[str, Any]:

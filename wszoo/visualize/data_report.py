@@ -124,7 +124,7 @@ def _draw_boxes(tile: Image.Image, boxes: Sequence[Box]) -> None:
 
 def _pairs(report: "Report") -> dict[str, Pair]:
     """By image, or by mask where that is alone."""
-    return {pair.names[0]: pair for pair in list_segmentation(Path(report.path)).pairs}
+    return {pair.names[0]: pair for pair in list_segmentation(report.path).pairs}
 
 
 def _mask(file: ListedFile, size: tuple[int, int]) -> Image.Image:

@@ -121,7 +121,7 @@ def draw_masks(
 
 def _number_regions(axes: "Axes", mask: np.ndarray, labels: Sequence[int]) -> None:
     """Write the number of each class where most of it is."""
-    side = max(3, min(mask.shape) // 12)
+    side = min(max(3, min(mask.shape) // 12), *mask.shape)
     for label in labels:
         region = mask == label
         if region.mean() < _SMALLEST:

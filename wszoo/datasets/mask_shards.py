@@ -1,0 +1,167 @@
+"""Photos with masks in tar shards, one folder of shards per split or one alone.
+
+A folder of shards is as that of labelled photos (see ``shards``), with ``<key>.seg.png``, the mask
+as it was, in place of the class; its ``manifest.json`` tells which values are which classes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from wszoo.datasets.classification import SPLITS
+from wszoo.datasets.fetching import Patience, RemoteFolder, remote_folder
+from wszoo.datasets.listing import ListedFile
+from wszoo.datasets.shard_files import (
+    ShardReader,
+    StoredPart,
+    StoredParts,
+    fetch_manifest,
+    is_url,
+    local_folder,
+    open_files,
+)
+from wszoo.datasets.shard_index import SampleNames
+from wszoo.datasets.shard_manifest import MANIFEST, MaskManifest
+from wszoo.fetch import FailedAttempt
+
+Location = RemoteFolder | Path
+_ABSENT = (HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.FORBIDDEN)  # as S3 may call it
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskShards:
+    """Shards of one split, opened; nothing of them is read before it is asked for.
+
+    Attributes:
+        manifest: Classes and their values.
+        names: Of the photos.
+        mask_names: Of the masks.
+        images: The photos as they are encoded.
+        masks: The same of the masks.
+    """
+
+    manifest: MaskManifest
+    names: SampleNames
+    mask_names: SampleNames
+    images: StoredParts
+    masks: StoredParts
+
+    def names_of_values(self) -> tuple[tuple[str, ...], frozenset[int]]:
+        """Names of the values from 0 on, and those of them and others that are ignored."""
+        values = dict(zip(self.manifest.values, self.manifest.classes, strict=True))
+        names = (values.get(value, f"value {value}, ignored") for value in range(1 + max(values)))
+        gaps = {*range(max(values))} - values.keys()
+        return tuple(names), frozenset(gaps.union(self.manifest.ignored))
+
+    def files(self) -> Iterator[tuple[ListedFile, ListedFile]]:
+        """Each photo with its mask."""
+        for row in range(len(self.names)):
+            yield (
+                _listed(self.names[row], self.images, row),
+                _listed(self.mask_names[row], self.masks, row),
+            )
+
+
+def _listed(name: str, parts: StoredParts, row: int) -> ListedFile:
+    place = PurePosixPath(name.rpartition(":")[2])
+    return ListedFile(name=name, place=place, kept=StoredPart(parts, row))
+
+
+def find_mask_shards(
+    path: Path | str, patience: Patience | None = None
+) -> dict[str | None, Location]:
+    """Where the shards of each split are; under None those that are all of ``path``.
+
+    Args:
+        path: A folder of shards or its ``manifest.json``, or a folder of such folders that are
+            named for splits; or an address on an HTTP server, with ``train``, ``val`` and ``test``
+            below it.
+        patience: How long to try to fetch a manifest.
+
+    Returns:
+        Nothing where no path, or one of another layout, is named.
+
+    Raises:
+        ValueError: It is the address of no folder.
+        ConnectionError: There is no manifest at an address.
+    """
+    if is_url(path):
+        return _find_remote(remote_folder(str(path), MANIFEST), patience or Patience())
+    folder = local_folder(path)
+    if _holds_shards(folder):
+        return {None: folder}
+    return {
+        split: folder / name
+        for split, names in SPLITS.items()
+        for name in names
+        if _holds_shards(folder / name)
+    }
+
+
+def _holds_shards(folder: Path) -> bool:
+    """Whether a manifest is that of shards, and not something else of that name."""
+    return (folder / MANIFEST).is_file() and any(folder.glob("*.tar"))
+
+
+def _find_remote(folder: RemoteFolder, patience: Patience) -> dict[str | None, Location]:
+    absent: list[ConnectionError] = []
+
+    def is_there(place: RemoteFolder) -> bool:
+        try:
+            fetch_manifest(place, patience)
+        except ConnectionError as error:
+            cause = error.__cause__
+            if isinstance(cause, FailedAttempt) and cause.status in _ABSENT:
+                absent.append(error)
+                return False
+            raise
+        return True
+
+    if is_there(folder):
+        return {None: folder}
+    places = {split: replace(folder, url=f"{folder.url}{split}/") for split in SPLITS}
+    found: dict[str | None, Location] = {s: p for s, p in places.items() if is_there(p)}
+    if not found:
+        raise absent[0]
+    return found
+
+
+def open_mask_shards(location: Location, patience: Patience | None = None) -> MaskShards:
+    """Open the shards of one split.
+
+    Args:
+        location: As ``find_mask_shards`` found it.
+        patience: How long to try to fetch a file; what is fetched is kept in the user's cache.
+
+    Raises:
+        FileNotFoundError: A shard is missing.
+        ValueError: The manifest, the index or a shard is damaged, or they hold no masks.
+        ConnectionError: The server does not give the manifest or the index.
+    """
+    index, reader = open_files(location, patience=patience)
+    manifest = reader.manifest
+    if not isinstance(manifest, MaskManifest):
+        raise ValueError(
+            f"{reader.files} holds photos with one class each, no masks; make shards of masks with "
+            f"`wszoo shards make --task segment`"
+        )
+    folder = f"{reader.files}/"
+    names = SampleNames(manifest, index, folder=folder)
+    mask_names = SampleNames(manifest, index, folder=folder, masks=True)
+    return MaskShards(
+        manifest=manifest,
+        names=names,
+        mask_names=mask_names,
+        images=_parts(reader, names, index, "offset", "length"),
+        masks=_parts(reader, mask_names, index, "mask_offset", "mask_length"),
+    )
+
+
+def _parts(
+    reader: ShardReader, names: SampleNames, index: np.ndarray, offset: str, length: str
+) -> StoredParts:
+    columns = [index[column].astype(np.int64) for column in ("shard", offset, length)]
+    return StoredParts(reader, names, np.stack(columns, axis=1))
