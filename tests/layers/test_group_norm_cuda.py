@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import timm
@@ -9,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import wszoo  # noqa: F401
+from wszoo import triton_kernels
 from wszoo.layers import GroupNorm, group_norm_cuda
 
 HALVES = [torch.bfloat16, torch.float16]
@@ -194,3 +197,26 @@ def test_a_gpu_computes_the_same_compiled() -> None:
     compiled = torch.compile(norm, fullgraph=True, backend="aot_eager")
 
     assert relative(compiled(x.cuda()), norm(x.cuda()).detach().cpu()) < 2**-7
+
+
+@pytest.mark.skipif(not triton_kernels.choice._HAS_TRITON, reason="needs Triton")
+@pytest.mark.parametrize("wanted", [True, None])
+def test_triton_computes_it_where_that_is_wanted(wanted: bool | None) -> None:
+    names = []
+
+    class Operators(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            names.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    before = triton_kernels.use(wanted)
+    try:
+        with FakeTensorMode(), torch.no_grad(), Operators():
+            norm = GroupNorm(64, device="cuda")
+            norm(torch.empty(2, 64, 8, 8, device="cuda", dtype=torch.bfloat16))
+    finally:
+        triton_kernels.use(before)
+
+    assert ("group_norm_act" in names) == (wanted is True)
