@@ -13,12 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from train.recipes import RECIPES
 from wszoo.datasets import LabelledImages
 from wszoo.datasets.fetching import Patience
 from wszoo.datasets.shard_files import LocalShards, default_cache
 from wszoo.datasets.shards import ShardedImages, blockwise_order, open_shards
+from wszoo.training.file_source import FileSource
+from wszoo.training.runlog import RunLog
 from wszoo.training.sampler import epoch_order
 
 QUICK = Patience(attempts=2, pause=0.01, timeout=5)
@@ -337,3 +341,21 @@ def test_the_order_is_free_on_a_disk_and_blockwise_from_a_server(
 
     assert np.array_equal(local.order(5, 6), epoch_order(5, 6, len(photos)))
     assert np.array_equal(remote.order(5, 6), blockwise_order(5, 6, counts))
+    assert local.fetched().tolist() == [0]
+    assert remote.fetched().tolist() == [0, *np.cumsum(counts)[:-1]]
+
+
+def test_a_source_mixes_photos_of_one_shard_where_shards_have_to_be_fetched(
+    folder: Path, site: Site, tmp_path: Path
+) -> None:
+    remote = open_shards(site.url, cache=tmp_path / "cache", patience=QUICK)
+    starts, count = remote.fetched(), len(remote)
+    chosen = np.setdiff1d(np.arange(count), np.arange(starts[1], starts[2]))  # but for a shard
+    log = RunLog(tmp_path / "log", title="test")
+    held, recipe, cpu = (remote, np.arange(2)), RECIPES["smoke"], torch.device("cpu")
+
+    source = FileSource(remote, chosen, held, recipe, cpu, workers=0, log=log)
+
+    shard = np.searchsorted(starts, chosen, "right")
+    expected = [0, *(np.flatnonzero(np.diff(shard)) + 1)]
+    assert source.stretches().tolist() == expected

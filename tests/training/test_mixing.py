@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,20 @@ def test_partners_are_drawn_from_the_whole_data_set_and_are_never_the_image_itse
     np.testing.assert_allclose(quarters, 0.25, atol=0.06)
     two = drawn(np.array([0, 1] * 20), length=2).partner
     np.testing.assert_array_equal(two, [1, 0] * 20)
+
+
+def test_partners_of_a_set_in_parts_come_from_the_part_of_the_image() -> None:
+    stretches, indices = np.array([0, 3, 4, 9]), np.arange(12)
+    chances: Any = dict(mixup_alpha=0.8, cutmix_alpha=1.0, stretches=stretches)
+
+    partner = np.concatenate([draw_mixing(e, 5, indices, 12, **chances).partner for e in range(99)])
+
+    indices = np.tile(indices, 99)
+    part, its_own = (np.searchsorted(stretches, each, "right") for each in (partner, indices))
+    np.testing.assert_array_equal(part, its_own)
+    alone = indices == 3  # in a part with no other image
+    assert (partner[alone] == 3).all() and (partner[~alone] != indices[~alone]).all()
+    assert len(set(zip(indices.tolist(), partner.tolist(), strict=True))) == 6 + 1 + 20 + 6
 
 
 def test_a_data_set_of_one_image_mixes_it_with_itself() -> None:

@@ -86,6 +86,12 @@ class ShardedImages:
             return epoch_order(seed, epoch, len(self))
         return blockwise_order(seed, epoch, [shard.count for shard in self.manifest.shards])
 
+    def fetched(self) -> np.ndarray:
+        """First photo of each shard that has to be fetched, ascending; 0 where none has to be."""
+        if isinstance(self.files, LocalShards):
+            return np.zeros(1, np.int64)
+        return np.cumsum([0, *(shard.count for shard in self.manifest.shards[:-1])])
+
 
 def blockwise_order(
     seed: int, epoch: int, counts: Sequence[int], *, shards_per_block: int = SHARDS_PER_BLOCK

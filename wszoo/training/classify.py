@@ -92,6 +92,9 @@ class Source(Protocol):
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """The training photos in the order of ``epoch``."""
 
+    def stretches(self) -> np.ndarray:
+        """First training photo of each part that is fetched as one, ascending from 0."""
+
     def held_out(self, chunks: Sequence[range], size: int, crop: float) -> Iterator[Photos]:
         """Photos to evaluate on, not normalised, by chunks of their numbers."""
 
@@ -129,6 +132,7 @@ class Classification:
         self._mean = torch.tensor(mean, device=ranks.device).view(3, 1, 1) * 255
         self._std = torch.tensor(std, device=ranks.device).view(3, 1, 1) * 255
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        self._stretches = source.stretches()
         self._teacher = _load_teacher(recipe, source.num_classes, (mean, std), ranks.device)
 
     def batches(self, epoch: int, first_step: int) -> Iterator[list[Photos]]:
@@ -156,6 +160,7 @@ class Classification:
             epoch,
             indices,
             len(self.source),
+            stretches=self._stretches,
             mixup_alpha=recipe.mixup,
             cutmix_alpha=recipe.cutmix,
             prob=recipe.mix_prob,

@@ -154,6 +154,13 @@ class FileSource:
         places = place[self._images.order(seed, epoch)]  # a few shards at a time
         return places[places >= 0]
 
+    def stretches(self) -> np.ndarray:
+        """First training photo of each shard that has to be fetched, ascending from 0."""
+        images = self._images
+        starts = images.fetched() if isinstance(images, ShardedImages) else np.zeros(1, np.int64)
+        # Shards of which nothing is trained on begin where the next one does.
+        return np.unique(np.searchsorted(self._train, starts))
+
     def names(self, indices: np.ndarray) -> list[str]:
         """Paths of training photos."""
         return [self._images.names[index] for index in self._train[indices]]

@@ -41,16 +41,19 @@ def draw_mixing(
     indices: np.ndarray,
     length: int,
     *,
+    stretches: np.ndarray | None = None,
     mixup_alpha: float,
     cutmix_alpha: float,
     prob: float = 1.0,
     switch_prob: float = 0.5,
 ) -> Mixing:
-    """Choose for each image a partner from the whole data set, and how it is mixed in.
+    """Choose for each image a partner, and how it is mixed in.
 
     Args:
         indices: Of the images in the data set, ``(N,)``.
         length: Of the data set.
+        stretches: First image of each part of the set that is fetched as one, from 0 upwards;
+            partners come from the same part. From the whole set where None.
         mixup_alpha: The share is drawn from Beta(alpha, alpha); 0 turns mixup off.
         cutmix_alpha: Likewise for cutmix.
         prob: Share of the images that are mixed.
@@ -78,8 +81,11 @@ def draw_mixing(
     box = _boxes(np.where(cutmix, share, 1), x, y)
     area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
     lam = np.where(cutmix, 1 - area, share).astype(np.float32)
+    starts = np.zeros(1, np.int64) if stretches is None else stretches
+    place = np.searchsorted(starts, indices, side="right") - 1
+    start, size = starts[place], np.diff(starts, append=length)[place]
     # Any image but itself, unless there is no other.
-    partner = (indices + 1 + (other * (length - 1)).astype(np.int64)) % length
+    partner = start + (indices - start + 1 + (other * (size - 1)).astype(np.int64)) % size
     return Mixing(np.where(lam < 1, partner, indices), lam, box)
 
 
