@@ -59,6 +59,11 @@ def test_command_runs(line: str, tmp_path: Path) -> None:
             (tmp_path / "tiny-imagenet" / class_folder).mkdir(parents=True)
             Image.new("RGB", (64, 64)).save(tmp_path / "tiny-imagenet" / class_folder / "0.png")
 
+    if "camvid" in words:
+        for folder, mode in (("train", "RGB"), ("trainannot", "L")):
+            (tmp_path / "camvid" / folder).mkdir(parents=True)
+            Image.new(mode, (64, 64)).save(tmp_path / "camvid" / folder / "0.png")
+
     result = CliRunner().invoke(main, words)
 
     assert result.exit_code == 0, result.output
