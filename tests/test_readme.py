@@ -62,7 +62,9 @@ def test_command_runs(line: str, tmp_path: Path) -> None:
     if "camvid" in words:
         for folder, mode in (("train", "RGB"), ("trainannot", "L")):
             (tmp_path / "camvid" / folder).mkdir(parents=True)
-            Image.new(mode, (64, 64)).save(tmp_path / "camvid" / folder / "0.png")
+            photo = Image.new(mode, (64, 64))
+            photo.putpixel((0, 0), 1)  # two classes, where it is a mask
+            photo.save(tmp_path / "camvid" / folder / "0.png")
 
     result = CliRunner().invoke(main, words)
 
