@@ -1,6 +1,7 @@
 """``wszoo card``, as a user types it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from wszoo.card_cli import card
+from wszoo.files import sha256_of
 from wszoo.finetune.defaults import settings_for
 from wszoo.finetune.models import build
 from wszoo.finetune.outputs import save_output
@@ -155,10 +157,22 @@ def test_a_file_that_is_not_at_hand_is_not_made_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WSZOO_WEIGHTS", str(tmp_path))
-    weights = find("resnet18_gn_ws.e14_tin200")
+    name = find("resnet18_gn_ws.e14_tin200").name
+    kept = shutil.ignore_patterns("*.safetensors")
+    shutil.copytree(CARDS / name, tmp_path / "cards" / name, ignore=kept)
 
-    result = run(weights.name, "-o", tmp_path / "out")
+    result = run(name, "-o", tmp_path / "out", "--cards", tmp_path / "cards")
 
     assert result.exit_code == 3
     assert "are in the repository only" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_the_file_beside_the_card_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WSZOO_WEIGHTS", str(tmp_path))
+    weights = find("resnet18_gn_ws.e14_tin200")
+
+    result = run(weights.name, "-o", tmp_path / "out", "--cards", CARDS)
+
+    assert result.exit_code == 0, result.stderr
+    assert sha256_of(tmp_path / "out" / "model.safetensors") == weights.sha256

@@ -83,7 +83,7 @@ def test_silence_is_given_up(
     hub_record: Weights, hub: XetHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wszoo.hub_transfer, "_STALL", 0.2)
-    monkeypatch.setattr(wszoo.hub_transfer, "_XET_STALL", 0.5)
+    monkeypatch.setattr(wszoo.hub_transfer, "_XET_START", 0.5)
     hub.faults = [Fault("/xet-read-token/", hang=30, times=-1)]
 
     message = "no byte for 0.5 seconds; set HF_HUB_DISABLE_XET=1 and try again"

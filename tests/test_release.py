@@ -149,6 +149,7 @@ def test_a_person_is_told_what_is_left_to_do() -> None:
         "wszoo push --all --dry-run && wszoo push --all",
         "into wszoo/weights_table.py",
         "make cards test",
+        "wszoo push --all, again",
         "git commit",
         "make release",
         f"git tag -a v{version}",

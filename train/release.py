@@ -162,6 +162,7 @@ def to_do(sdist: Path, wheel: Path, *, records: Sequence[Weights] = WEIGHTS) -> 
             "wszoo push --all --dry-run && wszoo push --all",
             "paste the records that it prints into wszoo/weights_table.py",
             "make cards test",
+            "wszoo push --all, again: the cards name their pins now, which stay the same",
         ]
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     if f"## [{__version__}]" not in changelog:

@@ -23,6 +23,7 @@ from wszoo.hub_client import NoConnection, Place, first_line, in_thread, no_answ
 
 _STALL = 4.0  # seconds without a sign of life after which we look for the reason
 _XET_STALL = 60.0  # seconds without a byte after which Xet is given up
+_XET_START = 8.0  # the same before the first one
 _HOLDER_STALL = 120.0  # the same for whoever holds the lock; the client writes 10 MiB at a time
 
 
@@ -35,6 +36,7 @@ class _Transfer:
     found: HfFileMetadata
     last: float = field(default_factory=time.monotonic)
     has_begun: bool = False
+    has_bytes: bool = False
     is_unwanted: bool = False
 
     def start(self, patience: Patience, *, again: bool) -> None:
@@ -60,6 +62,7 @@ class _Transfer:
                 super().__init__(*args, **kwargs)
 
             def update(self, n: float | None = 1) -> bool | None:
+                transfer.has_bytes |= bool(n)
                 transfer.see()
                 return super().update(n)
 
@@ -179,10 +182,12 @@ def _watch(running: _Transfer, patience: Patience) -> None:
             continue
         if not _is_xet(running.found):  # which has other servers than the one that we could ask
             _require_answer(running, patience)
-        elif time.monotonic() - running.last > _XET_STALL:
-            raise FailedAttempt(
-                f"no byte for {_XET_STALL:g} seconds", "set HF_HUB_DISABLE_XET=1 and try again"
-            )
+        else:
+            limit = _XET_STALL if running.has_bytes else _XET_START
+            if time.monotonic() - running.last > limit:
+                raise FailedAttempt(
+                    f"no byte for {limit:g} seconds", "set HF_HUB_DISABLE_XET=1 and try again"
+                )
         if not running.has_begun:
             _require_turn(running)
         looked = time.monotonic()

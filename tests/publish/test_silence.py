@@ -1,9 +1,10 @@
 """A Hub that accepts what it is sent, and never answers."""
 
 import time
+from collections.abc import Iterator
 
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
@@ -100,6 +101,33 @@ def test_what_was_answered_may_be_asked_for_again_any_time_later(hub: HubServer)
         for _ in range(2):
             assert HfApi().model_info(REPOSITORY).id == REPOSITORY
             time.sleep(0.4)
+
+
+def test_what_broke_while_bytes_flowed_may_be_sent_again(hub: HubServer) -> None:
+    def torn() -> Iterator[bytes]:
+        yield b"half"
+        time.sleep(0.4)  # longer than the limit
+        raise OSError("the line broke")
+
+    with limited():
+        with pytest.raises(OSError, match="the line broke"):
+            get_session().put(f"{hub.endpoint}/lfs/file", content=torn())
+        assert get_session().put(f"{hub.endpoint}/lfs/file", content=b"whole").status_code
+
+
+@pytest.mark.parametrize(("wanted", "is_off"), [(None, True), ("0", False)])
+def test_files_go_by_http_unless_xet_is_asked_for(
+    wanted: str | None, is_off: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_HUB_DISABLE_XET", raising=False)
+    if wanted is not None:
+        monkeypatch.setenv("HF_HUB_DISABLE_XET", wanted)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+
+    with limited():
+        assert is_off == constants.HF_HUB_DISABLE_XET
+
+    assert not constants.HF_HUB_DISABLE_XET
 
 
 def test_afterwards_the_client_is_as_before(hub: HubServer) -> None:

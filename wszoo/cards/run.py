@@ -13,6 +13,7 @@ from wszoo.files import sha256_of
 from wszoo.finetune.outputs import FOLDER, output_folder, require_output
 from wszoo.origin import ORIGIN_FILE
 from wszoo.weights import WEIGHTS_FILE, Weights, locate, record_of
+from wszoo.weights_file import check_file
 
 
 def write_run_card(
@@ -71,7 +72,11 @@ def write_record_card(weights: Weights, cards: Path, output: Path) -> Written:
         OSError: The folder cannot be written.
     """
     text = record_card(weights, cards)
-    path = locate(weights)
+    path = cards / weights.name / WEIGHTS_FILE
+    if path.is_file():
+        check_file(path, sha256=weights.sha256, dtype=weights.dtype)
+    else:
+        path = locate(weights)
     prepare(output)
     beside = [path, path.with_name(ORIGIN_FILE)]
     if weights.origin is None:

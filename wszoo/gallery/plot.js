@@ -181,7 +181,7 @@ const zooPlot = (() => {
     for (const [m, left, top] of placed) {
       const twins = placed.filter(([other]) => other.model === m.model);
       const text = svg("text", { class: "label" });
-      text.textContent = twins.length > 1 ? `${m.label} ${m.tag.split("_")[0]}` : m.label;
+      text.textContent = twins.length > 1 ? `${m.label} ${m.tag.split("_").slice(0, -1).join("_")}` : m.label;
       image.append(text);
       const length = text.getComputedTextLength();
       const before = left - 11 - length;

@@ -100,7 +100,9 @@ def _points(points: Sequence[tuple[Row, float, float]], data: DataSet) -> str:
 
 def _label(row: Row, points: Sequence[tuple[Row, float, float]]) -> str:
     twins = sum(other.model == row.model for other, _, _ in points)
-    return f"{row.label} {row.name.partition('.')[2].partition('_')[0]}" if twins > 1 else row.label
+    return (
+        f"{row.label} {row.name.partition('.')[2].rpartition('_')[0]}" if twins > 1 else row.label
+    )
 
 
 def _free(width: float, x: float, y: float, taken: Sequence[Box]) -> tuple[Box, str, float] | None:
