@@ -409,3 +409,31 @@ def test_the_weights_of_two_nets_gather_apart() -> None:
             net(image()).square().sum().backward()
 
     assert all(net.weight.grad is not None for net in nets)
+
+
+@pytest.mark.parametrize("when", ["after settle", "outside"])
+def test_a_backward_pass_that_comes_too_late_is_refused(when: str) -> None:
+    net, x = WSConv2d(3, 8, 3), torch.randn(1, 3, 8, 8)
+
+    with standardized_once(net) as once:
+        loss = net(x).square().mean()
+        if when == "after settle":
+            once.settle()
+            with pytest.raises(RuntimeError, match="settled already; run the backward pass inside"):
+                loss.backward()
+    if when == "outside":
+        with pytest.raises(RuntimeError, match="settled already; run the backward pass inside"):
+            loss.backward()
+    assert net.weight.grad is None
+
+
+def test_a_weight_frozen_inside_is_refused() -> None:
+    net = WSConv2d(3, 8, 3)
+
+    def step() -> None:
+        with standardized_once(net):
+            net(torch.randn(1, 3, 8, 8)).square().mean().backward()
+            net.weight.requires_grad_(False)
+
+    with pytest.raises(RuntimeError, match="was changed inside standardized_once"):
+        step()

@@ -379,3 +379,15 @@ def test_a_map_of_other_channels_gets_pytorchs_message() -> None:
         nn.GroupNorm.forward(GroupNorm(64), x[:, :31])
     with pytest.raises(RuntimeError, match="divisible by num_groups"):
         GroupNorm(64, affine=False)(x[:, :31].contiguous(memory_format=torch.channels_last))
+
+
+def test_a_norm_that_is_applied_twice_has_one_gradient_with_and_without_a_graph() -> None:
+    torch.manual_seed(0)
+    norm, x = GroupNorm(64), channels_last(2, 64, 12, 11)
+
+    def found(create_graph: bool) -> tuple[Tensor, ...]:
+        total = norm(torch.tanh(norm(x))).pow(3).sum()
+        return torch.autograd.grad(total, [*norm.parameters()], create_graph=create_graph)
+
+    for with_graph, without in zip(found(True), found(False), strict=True):
+        assert relative(with_graph.detach(), without) < 1e-4

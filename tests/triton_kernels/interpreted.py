@@ -112,3 +112,35 @@ def traced() -> str:
 def fitting(x: Tensor, num_groups: int) -> bool:
     """Whether the kernels are used for ``x`` where they are asked for."""
     return usable(x, num_groups)
+
+
+def not_a_number() -> tuple[Tensor, Tensor]:
+    """How many NaN are in the output and its gradient, of an image of which one pixel is NaN."""
+    x = _leaves(torch.float32)[0].detach()
+    x[0, 0, 0, 0] = torch.nan
+    counts = []
+    for function in (_operator, group_norm_act_composite):
+        leaf = x.clone().requires_grad_()
+        out = function(leaf, 4, None, None, 1e-5, True, None)
+        (gradient,) = torch.autograd.grad(out.sum(), leaf)
+        counts.append(torch.stack([out.isnan().sum(), gradient.isnan().sum()]))
+    return counts[0], counts[1]
+
+
+def transformed() -> tuple[Tensor, Tensor]:
+    """The tangent that forward-mode differentiation finds, and that of plain torch."""
+    x = _leaves(torch.float32)[0].detach()
+    found = [
+        torch.func.jvp(lambda t, f=function: f(t, 4, None, None, 1e-5, True, None), (x,), (x**2,))
+        for function in (_operator, group_norm_act_composite)
+    ]
+    return found[0][1], found[1][1]
+
+
+def affine_of_another_length() -> str:
+    """What is said of it."""
+    try:
+        group_norm_act(_leaves(torch.float32)[0], 4, torch.ones(4), torch.zeros(4))
+    except RuntimeError as error:
+        return str(error)
+    return ""

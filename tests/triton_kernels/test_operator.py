@@ -118,3 +118,23 @@ def test_it_keeps_the_input_and_behind_an_add_the_output(residual: bool, kept: i
     assert out.dtype == torch.bfloat16
     assert sum(t.shape == x.shape for t in saved) == kept
     assert sum(t.numel() for t in saved if t.shape == (2, 32)) == 2 * 64
+
+
+def test_what_is_not_a_number_stays_so(interpreter: Interpreter[tuple[Tensor, Tensor]]) -> None:
+    ours, theirs = interpreter(interpreted.not_a_number)
+
+    assert ours.tolist() == theirs.tolist()
+    assert ours[0] > 1
+
+
+def test_forward_mode_differentiation_goes_through_torch(
+    interpreter: Interpreter[tuple[Tensor, Tensor]],
+) -> None:
+    ours, theirs = interpreter(interpreted.transformed)
+
+    assert theirs.abs().max() > 0.1
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_an_affine_of_another_length_is_refused(interpreter: Interpreter[str]) -> None:
+    assert "weight" in interpreter(interpreted.affine_of_another_length)

@@ -20,6 +20,7 @@ class _Kernel:
         # Steps of other nets' optimizers are allowed: those of an adversary, say.
         self._sight = Sight.of(self._raw, self._formula, steps=False)
         kernel, self._measured = measure(self._raw, self._formula)
+        self._trains = self._raw.requires_grad
         self._leaf: Tensor | None = kernel.requires_grad_(self._raw.requires_grad)
 
     @property
@@ -40,6 +41,8 @@ class _Kernel:
     def settle(self) -> None:
         """Hand what has gathered to the weight; from here on passes reach it by themselves."""
         leaf, self._leaf = self._leaf, None
+        if leaf is not None and leaf.requires_grad:
+            leaf.register_hook(_refuse_late)
         if leaf is not None and leaf.grad is not None:
             self._require_unchanged()
             with torch.enable_grad():
@@ -47,11 +50,19 @@ class _Kernel:
             torch.autograd.backward(kernel, leaf.grad)
 
     def _require_unchanged(self) -> None:
-        if not self._sight.holds(self._raw, self._formula):
+        trains = self._raw.requires_grad == self._trains
+        if not (trains and self._sight.holds(self._raw, self._formula)):
             raise RuntimeError(
                 f"a kernel of shape {tuple(self._raw.shape)} was changed inside standardized_once; "
                 f"take the optimizer step after it"
             )
+
+
+def _refuse_late(_grad: Tensor) -> None:
+    raise RuntimeError(
+        "a backward pass reached kernels of standardized_once that are settled already; run the "
+        "backward pass inside it, before settle() where the forward pass was"
+    )
 
 
 class Once:

@@ -1,4 +1,4 @@
-"""GroupNorm that takes the fastest exact path for a device, layout, dtype and width of groups.
+"""GroupNorm that takes the fastest path for a device, layout, dtype and width of groups.
 
 Where PyTorch's own operator is as good, it stays. On CUDA Triton's kernels come first where they
 were measured to be faster, or are asked for. Elsewhere, that is on CUDA in half precision and on
@@ -44,7 +44,8 @@ class Limits(NamedTuple):
     Attributes:
         channels: Channels per group from which on both passes are left to theirs.
         pixels: Pixels of a map from which on their forward pass is taken: it then sums whole rows
-            of channels, squares as they are, which float32 would show. Never if ``None``.
+            of channels, squares as they are, which float32 would show, and half precision where
+            the mean of a group is tens of its deviations. Never if ``None``.
         numel: Numbers in a map below which calls cost more than the arithmetic.
     """
 
@@ -113,6 +114,8 @@ class _GroupNorm(torch.autograd.Function):
         x, weight, bias, mean, rstd = ctx.saved_tensors
         needed = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # create_graph: the saved statistics carry no graph
+            # Aliases, lest a gradient is counted twice where one input depends on another.
+            x, weight, bias = (tensor.view_as(tensor) for tensor in (x, weight, bias))
             again = F.group_norm(x.float(), ctx.groups, weight, bias, ctx.eps).to(x.dtype)
             inputs = [
                 tensor for tensor, wanted in zip((x, weight, bias), needed, strict=True) if wanted

@@ -174,8 +174,9 @@ def refresh(module: Module) -> Module:
     """Drop all kept kernels of ``module``: the next pass makes them of the weights as they are.
 
     Needed after a write that PyTorch does not notice itself, and only for layers in eval mode or
-    frozen: in place through ``weight.data`` or through a NumPy array that shares the memory, or by
-    a collective such as ``torch.distributed.broadcast``. ``train()``, ``eval()``, loading, moving,
+    frozen: in place through ``weight.data``, its storage or a NumPy array that shares the memory,
+    by another process that shares it, by a collective such as ``torch.distributed.broadcast``, or
+    by fused updates called as functions. ``train()``, ``eval()``, loading, moving,
     other changes in place and the steps of optimizers are noticed.
 
     Returns:

@@ -90,7 +90,8 @@ def save_memory(module: Module, level: Memory) -> Module:
         Its input and the outputs of its convolutions but the last. That one, the shortcut's and
         all norms and activations are computed again.
     ``"smallest"``
-        Its input alone. All else is computed again, standardized kernels among it.
+        Its input alone. All else is computed again, standardized kernels among it, from the
+        weights as they are then: they must rest between forward and backward pass.
 
     The stem, pyramids, heads and foreign layers stay as they are. Passes without a gradient, those
     of frozen blocks, and graphs (scripted, traced, compiled, exported, of ``torch.func``) are the

@@ -111,7 +111,8 @@ def _is_recording() -> bool:
     if torch.compiler.is_compiling():  # Dynamo cannot follow the question after tracing
         return torch.compiler.is_exporting()
     scripting: bool = torch.jit.is_scripting()  # type: ignore[attr-defined]
-    return scripting or torch._C._is_tracing()
+    transformed: bool = torch._C._are_functorch_transforms_active()  # has no rule for operators
+    return scripting or torch._C._is_tracing() or transformed
 
 
 def usable(x: Tensor, num_groups: int) -> bool:

@@ -76,6 +76,8 @@ def _alike(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tens
         return False
     if any(t is not None and t.device != x.device for t in (weight, bias, residual)):
         return False
+    if any(t is not None and t.shape != x.shape[1:2] for t in (weight, bias)):
+        return False  # PyTorch says what is wrong
     return residual is None or (residual.shape == x.shape and residual.dtype == x.dtype)
 
 

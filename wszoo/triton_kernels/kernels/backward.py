@@ -31,7 +31,7 @@ def upstream(
             out = tl.load(y + here, mask=inside, other=0.0).to(tl.float32)
         else:
             out = (value - mean[None, :]) * scale[None, :] + shift[None, :]
-        gradient = tl.where(out > 0.0, gradient, 0.0)
+        gradient = tl.where(out <= 0.0, 0.0, gradient)
     return gradient
 
 

@@ -30,7 +30,7 @@ def finish(
     if RESIDUAL:
         out += tl.load(residual + here, mask=inside, other=0.0).to(tl.float32)
     if RELU:
-        out = tl.maximum(out, 0.0)
+        out = tl.where(out < 0.0, 0.0, out)  # which lets NaN pass, as torch does
     return out
 
 
