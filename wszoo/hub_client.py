@@ -182,8 +182,7 @@ def _failed(error: HfHubHTTPError, place: Place, deadline: float) -> FailedAttem
     told = f"status {status} {HTTPStatus(status).phrase}"
     if status != HTTPStatus.TOO_MANY_REQUESTS:
         passes = status >= 500 or status == HTTPStatus.REQUEST_TIMEOUT
-        mend = "try again later" if passes else "check the name"
-        return FailedAttempt(told, f"{mend}, or {place.elsewhere}", is_final=not passes)
+        return FailedAttempt(told, f"try again later, or {place.elsewhere}", is_final=not passes)
     after = re.fullmatch(r"(\d+)", headers.get("Retry-After", ""))
     after = after or re.search(r"\bt=(\d+)", headers.get("RateLimit", ""))
     mend = "wait, or run `hf auth login`, since more is allowed to those whom the Hub knows"
