@@ -71,7 +71,11 @@ def verify_file(path: Path, expected: str | None = None) -> dict[str, Any]:
     digest = sha256_of(path)
     config = _config_beside(path)
     if expected is None:
-        expected = _published_as(path, digest) or _architecture(path, config)
+        expected = _published_as(path, digest)
+        if expected is None and metadata.get("folded") != "true":
+            named = f"{metadata.get('model')}.{metadata.get('tag')}"  # as it calls itself
+            expected = next((w.name for w in WEIGHTS if w.name == named and w.sha256), None)
+        expected = expected or _architecture(path, config)
     if metadata.get("folded") == "true" and expected is not None:
         raise ValueError(f"{path} holds folded kernels, not the weights of {expected!r}")
     # A variant alone may have weights of its own making: only a tag names one certain file.
