@@ -70,7 +70,6 @@ def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "bench.json")
 
 
-@pytest.mark.skipif(not MEASURED.exists(), reason="nothing was measured yet")
 def test_the_table_of_the_readme_is_that_of_the_results() -> None:
     text = PAGE.read_text(encoding="utf-8")
     table = markdown(read(MEASURED / "bench.json"), os.path.relpath(MEASURED, PAGE.parent))
