@@ -39,7 +39,6 @@ TWINS = {
     "gn_twin": STUDIES.parent / "resnet18_gn_ws.e14_tin200",
 }
 STARTS = ("published", "random", *TWINS)
-SEEDS = (0, 1)
 
 
 class Cell(NamedTuple):
@@ -58,15 +57,16 @@ class Cell(NamedTuple):
         return f"{self.task}-{self.start}-b{self.batch}-s{self.seed}"
 
 
-def cells(tasks: tuple[str, ...], starts: tuple[str, ...], seeds: tuple[int, ...]) -> list[Cell]:
+def cells(tasks: tuple[str, ...], starts: tuple[str, ...]) -> list[Cell]:
     """All runs, in an order such that what is done first says most."""
     ranks = range(max(len(TASKS[task].batches) for task in tasks))
+    seeds = range(max(TASKS[task].seeds for task in tasks))
     return [
         Cell(task, start, TASKS[task].batches[rank], seed)
         for rank in ranks
         for seed in seeds
         for task in tasks
-        if rank < len(TASKS[task].batches)
+        if rank < len(TASKS[task].batches) and seed < TASKS[task].seeds
         for start in starts
     ]
 
@@ -171,7 +171,7 @@ def main(
                 f"says, or leave it out with --starts published,random,gn_twin"
             )
         torch.set_num_threads(threads)
-        work(data, out, runs, cells(tasks, starts, SEEDS), minutes)
+        work(data, out, runs, cells(tasks, starts), minutes)
     write_page(out)
 
 

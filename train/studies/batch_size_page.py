@@ -264,6 +264,13 @@ def _rates(rows: Sequence[Row]) -> str:
         cells = [f"{found[rate]:.1f} %" if rate in found else "not run" for rate in BASE_RATES]
         chosen = chosen_rate([*rows], kind)
         lines.append(f"| {KINDS[kind].label} | {' | '.join(cells)} | {chosen or '-'} |")
+    edges = [
+        KINDS[kind].label
+        for kind in KINDS
+        if chosen_rate([*rows], kind) in (BASE_RATES[0], BASE_RATES[-1])
+    ]
+    if edges:
+        lines += ["", f"At an end of what was tried, so perhaps not its best: {', '.join(edges)}."]
     return "\n".join(lines)
 
 

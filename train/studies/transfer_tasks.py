@@ -32,6 +32,7 @@ class TransferTask:
         archive: File name in the folder of the data sets.
         folder: What it unpacks to; None for the archive's own top.
         batches: Photos per step that are tried, the one that says most first.
+        seeds: Runs of each start and batch.
         metric: Figure in percent that stands for the outcome.
         metric_name: For people.
         settings: Of the run, but for learning rate, batch and seed.
@@ -48,6 +49,7 @@ class TransferTask:
     metric_name: str
     settings: Mapping[str, Any]
     lr_per_photo: float
+    seeds: int = 2
     most_lr: float = 1e-3
     ignore: tuple[int, ...] = ()
     classes: tuple[str, ...] | None = None
@@ -95,6 +97,7 @@ TASKS = {
         metric_name="top-1 of clothing",
         settings={"head": "linear", "epochs": 3, "image_size": 96},
         lr_per_photo=2e-4,
+        seeds=3,
     ),
 }
 
