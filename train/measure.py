@@ -3,16 +3,20 @@
 import copy
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from wszoo.gallery.rows import Progress, collect
+from wszoo.gallery.speed import PACKAGED, ROUNDS, measure, write_speeds
 from wszoo.layers import fold
 from wszoo.training.declaration import code_version, hardware
 from wszoo.weights import Weights
 
 _ROUNDS = 20
+SPEED = "inference, batch 1, folded, float32, in CPU seconds of one thread"
 
 
 def classes_told(confusion: Tensor, names: list[str], count: int = 5) -> dict[str, Any]:
@@ -75,3 +79,35 @@ def cpu_time(model: nn.Module, weights: Weights) -> dict[str, str]:
         "command": f"python -m train.publish --measure {weights.name} --data DIR",
         "source": f"code {code_version()}",
     }
+
+
+def gallery_speeds(
+    progress: Progress | None = None,
+    *,
+    pattern: str = "*",
+    rounds: int = ROUNDS,
+    path: Path = PACKAGED,
+) -> Path:
+    """Time the nets of the zoo on one thread, for pages that measure nothing themselves.
+
+    By the time of the thread alone, which other work on the machine lengthens little.
+
+    Args:
+        progress: Wraps the turns in a bar.
+        pattern: Glob of names.
+        rounds: How often each net has its turn.
+        path: Where to keep it.
+
+    Returns:
+        ``path``.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        speeds = measure(
+            collect(pattern), rounds=rounds, progress=progress, clock=time.thread_time, what=SPEED
+        )
+    finally:
+        torch.set_num_threads(threads)
+    write_speeds(speeds, path)
+    return path

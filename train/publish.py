@@ -2,10 +2,10 @@
 
 Leaves the file in ``wszoo/assets`` and the card's folder in ``model_cards``, and prints the record
 to put into ``wszoo/weights_table.py``. ``--cards`` renders every card again; ``--measure NAME``
-measures published weights again and adds to their card what was not measured before.
+measures published weights again and adds to their card what was not measured before; ``--header
+NAME`` adds to their file what its header lacks; ``--speeds`` times every net for the gallery.
 """
 
-import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -17,30 +17,34 @@ import timm
 import torch
 from torch import nn
 
-from train.measure import classes_told, cpu_time
+from train.header import complete_header
+from train.measure import classes_told, cpu_time, gallery_speeds
 from train.recipes import RECIPES
 from wszoo.cards import read_results, render_card
 from wszoo.cards.drawing import draw_cost, draw_training
 from wszoo.cards.folder import CARD, write_config
 from wszoo.cards.pretrained import PretrainedRun, read_pretrained
-from wszoo.cards.results import RESULTS, gather, study_pictures
+from wszoo.cards.results import STUDY_FIGURE, gather, study_pictures
+from wszoo.cards.results import write_results as write_results
 from wszoo.cards.training import COST
 from wszoo.datasets import StoredImages, read_labelled_images, store_images
 from wszoo.describe import weights_table
 from wszoo.evaluate import Evaluation, evaluate, targets_for
 from wszoo.files import sha256_of
-from wszoo.publish import file_metadata, recipe_hash
-from wszoo.terminal import OneLineErrors, check_trained, checked_by
+from wszoo.terminal import OneLineErrors, check_trained, checked_by, progress
 from wszoo.training.augment import resize
 from wszoo.training.sources import held_out_split
 from wszoo.visualize import draw_confusion
 from wszoo.weights import ASSETS, WEIGHTS, WEIGHTS_FILE, Weights, find
-from wszoo.weights_file import weights_bytes, write_whole
+from wszoo.weights_file import file_metadata, weights_bytes, write_whole
 
 CARDS = Path(__file__).parent.parent / "model_cards"
 LICENSE = "imagenet-research"
 FORMULA = "jhu"
 CONFUSION = "confusion.png"
+_USAGE = (
+    "give RUN and --data, --measure NAME and --data, --header NAME, or one of --cards and --speeds"
+)
 
 
 def held_out_by_pixels(trained: PretrainedRun, data: Path, cache: Path) -> dict[int, float]:
@@ -78,8 +82,10 @@ def export(trained: PretrainedRun, pixels: int) -> tuple[Weights, dict[str, Any]
         key: value.half() if value.is_floating_point() else value
         for key, value in trained.state_dict.items()
     }
-    code = trained.facts["code"]
-    metadata = file_metadata(model=model, tag=tag, formula=FORMULA, settings=settings, code=code)
+    results = trained.results
+    metadata = file_metadata(
+        model=model, tag=tag, formula=FORMULA, settings=settings, code=results["code"]
+    )
     write_whole(path, weights_bytes(halves, metadata))
     weights = Weights(
         model=model,
@@ -95,11 +101,7 @@ def export(trained: PretrainedRun, pixels: int) -> tuple[Weights, dict[str, Any]
         recipe=recipe,
         packaged=True,
     )
-    return weights, {
-        **trained.results,
-        "recipe_hash": recipe_hash(settings),
-        "file_bytes": path.stat().st_size,
-    }
+    return weights, {**results, "file_bytes": path.stat().st_size}
 
 
 def load_exported(weights: Weights) -> nn.Module:
@@ -153,12 +155,6 @@ def measure_again(weights: Weights, data: Path) -> None:
     write_results(folder, results)
 
 
-def write_results(folder: Path, results: dict[str, Any]) -> None:
-    """Write results.json as it is read."""
-    text = json.dumps(results, indent=2) + "\n"
-    (folder / RESULTS).write_text(text, encoding="utf-8")
-
-
 def write_card_folder(weights: Weights, results: dict[str, Any]) -> Path:
     """Card, config.json, results.json and pictures."""
     folder = CARDS / weights.name
@@ -171,8 +167,11 @@ def write_card_folder(weights: Weights, results: dict[str, Any]) -> Path:
 
 def render(weights: Weights, folder: Path, results: dict[str, Any]) -> None:
     """Write card and results.json, with what studies tell of the weights."""
-    for name, picture in study_pictures(folder).items():
+    shown = study_pictures(folder)
+    for name, picture in shown.items():
         shutil.copyfile(picture, folder / name)
+    for stale in {path.name for path in folder.glob(STUDY_FIGURE.format("*"))} - shown.keys():
+        (folder / stale).unlink()
     results = gather(folder, results)
     if not (folder / COST).exists():
         draw_cost(results, weights.name, folder)
@@ -229,18 +228,41 @@ def publish_trained(trained: PretrainedRun, data: Path, cache: Path) -> tuple[We
     callback=checked_by(check_trained),
     help="Only measure these published weights again, and render.",
 )
-def main(run: Path | None, data: Path | None, cards: bool, name: str | None) -> None:
+@click.option(
+    "--header",
+    "lacking",
+    metavar="NAME",
+    callback=checked_by(check_trained),
+    help="Only add recipe hash and code to the header of these published weights; tensors stay.",
+)
+@click.option("--speeds", is_flag=True, help="Only time every net on one thread, for the gallery.")
+def main(
+    run: Path | None,
+    data: Path | None,
+    cards: bool,
+    name: str | None,
+    lacking: str | None,
+    speeds: bool,
+) -> None:
     """Publish the finished RUN, at the size at which held-out photos do best."""
-    if name is not None and data is not None and not (cards or run):
+    if sum((run is not None, cards, name is not None, lacking is not None, speeds)) > 1:
+        raise click.UsageError(_USAGE)
+    if lacking is not None:
+        completed = complete_header(find(lacking), CARDS)
+        done = f"sha256 is {completed.sha256} now; run `make cards`" if completed else "complete"
+        click.echo(f"{lacking}: {done}")
+    elif speeds:
+        click.echo(f"{gallery_speeds(progress)}")
+    elif name is not None and data is not None:
         measure_again(find(name), data)
         render_all()
-    elif cards and not (run or name):
+    elif cards:
         render_all()
-    elif run is not None and data is not None and name is None:
+    elif run is not None and data is not None:
         weights, folder = publish(run, data)
         click.echo(f"{folder}; the record:\n{weights}")
     else:
-        raise click.UsageError("give RUN and --data, --measure NAME and --data, or --cards alone")
+        raise click.UsageError(_USAGE)
 
 
 if __name__ == "__main__":

@@ -79,8 +79,8 @@ TASKS = {
         metric_name="mIoU of road scenes",
         settings={
             "head": "semantic_fpn",
-            "epochs": 5,
-            "image_size": 240,
+            "epochs": 4,
+            "image_size": 180,
             "trainable_stages": 5,
             "scale": (0.5, 1.25),
         },
