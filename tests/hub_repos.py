@@ -74,33 +74,27 @@ class Commit(NamedTuple):
 
 @dataclass
 class Repo:
-    """``heads`` are branches, and pull requests such as ``refs/pr/1``."""
-
     name: str
     private: bool = False
     gated: bool | str = False  # nobody has been let in yet
     disabled: bool = False
-    heads: dict[str, list[Commit]] = field(default_factory=lambda: {"main": []})
+    commits: list[Commit] = field(default_factory=list)  # of its one branch, main
     tags: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def commits(self) -> list[Commit]:
-        return self.heads["main"]
-
-    def commit(self, title: str, files: dict[str, bytes], head: str = "main") -> Commit:
-        parent = self.heads[head][-1].sha if self.heads[head] else None
+    def commit(self, title: str, files: dict[str, bytes]) -> Commit:
+        parent = self.commits[-1].sha if self.commits else None
         text = f"{self.name} {parent} {title} {sorted((k, sha256(v)) for k, v in files.items())}"
-        self.heads[head].append(Commit(sha1(text.encode()).hexdigest(), title, files, parent))
-        return self.heads[head][-1]
+        self.commits.append(Commit(sha1(text.encode()).hexdigest(), title, files, parent))
+        return self.commits[-1]
 
     def upto(self, revision: str) -> list[Commit]:
-        """The commits that lead to a branch, tag or commit, which is the last."""
-        sha = self.tags.get(revision, revision)
-        for name, line in self.heads.items():
-            for number, commit in enumerate(line, 1):
-                if commit.sha == sha or (name == revision and number == len(line)):
-                    return line[:number]
-        raise Answer({"error": f"Invalid rev id: {revision}"}, status=404, code="RevisionNotFound")
+        """The commits that lead to a tag, commit or main, which is the last."""
+        sha = self.commits[-1].sha if revision == "main" else self.tags.get(revision, revision)
+        shas = [commit.sha for commit in self.commits]
+        if sha not in shas:
+            told = {"error": f"Invalid rev id: {revision}"}
+            raise Answer(told, status=404, code="RevisionNotFound")
+        return self.commits[: shas.index(sha) + 1]
 
     def at(self, revision: str) -> Commit:
         return self.upto(revision)[-1]

@@ -15,6 +15,10 @@ DATE = "2026-01-01T00:00:00.000Z"
 YAML_LINE = re.compile(r"\s*$|\s*#|\s*-(\s|$)|\s*[\w./ -]+:(\s|$)|\s+\S")
 
 
+def _refs(kind: str, found: dict[str, str]) -> list[Table]:
+    return [{"name": k, "ref": f"refs/{kind}/{k}", "targetCommit": v} for k, v in found.items()]
+
+
 class Hub:
     """All that is kept, and the routes to it."""
 
@@ -51,8 +55,10 @@ class Hub:
                 return self._resolve(repo.at(revision), "/".join(rest))
             case method, "lfs", oid, *rest:
                 return self._of_cdn(request, oid, method, *rest)
-            case "POST", "api", "collections", *rest:
-                return self._collect(request.sent, *rest)
+            case "POST", "api", "collections":
+                return self._collect(request.sent)
+            case "POST", "api", "collections", owner, name, "items":
+                return self._put_into(self.collections[f"{owner}/{name}"], request.sent)
             case "GET", "api", "collections", owner, name:
                 return self.collections[f"{owner}/{name}"]
             case "GET", "api", "whoami-v2":
@@ -102,24 +108,24 @@ class Hub:
                 raise Answer({"errors": [{"message": told}]}, status=400)
         return {"warnings": [], "errors": []}
 
-    def _collect(self, sent: Table, *rest: str) -> Table:
-        """Make a collection, or put a model into the one that is named."""
-        name = re.sub(r"[^a-z0-9]+", "-", sent.get("title", "").lower())
-        slug = "/".join(rest[:2]) or f"{sent['namespace']}/{name}-{'0' * 24}"
-        if rest:
-            items = self.collections[slug]["items"]
-            if sent["item"]["id"] in [item["id"] for item in items]:
-                raise Answer({"error": "This item is already in the collection"}, status=409)
-            more = {"_id": str(len(items)), "position": len(items)}
-            items.append(sent["item"] | more | {"note": {"text": sent.get("note")}})
-        elif slug in self.collections:
+    def _collect(self, sent: Table) -> Table:
+        name = re.sub(r"[^a-z0-9]+", "-", sent["title"].lower())
+        slug = f"{sent['namespace']}/{name}-{'0' * 24}"
+        if slug in self.collections:
             raise Answer({"error": "This collection already exists", "slug": slug}, status=409)
-        else:
-            plain = {"theme": "blue", "position": 0, "upvotes": 0, "lastUpdated": DATE}
-            texts = {"title": sent["title"], "description": sent.get("description"), "slug": slug}
-            rights = {"owner": {"name": sent["namespace"]}, "private": bool(sent.get("private"))}
-            self.collections[slug] = plain | texts | rights | {"items": []}
+        plain = {"theme": "blue", "position": 0, "upvotes": 0, "lastUpdated": DATE, "items": []}
+        texts = {"title": sent["title"], "description": sent.get("description"), "slug": slug}
+        rights = {"owner": {"name": sent["namespace"]}, "private": bool(sent.get("private"))}
+        self.collections[slug] = plain | texts | rights
         return self.collections[slug]
+
+    def _put_into(self, collection: Table, sent: Table) -> Table:
+        items = collection["items"]
+        if sent["item"]["id"] in [item["id"] for item in items]:
+            raise Answer({"error": "This item is already in the collection"}, status=409)
+        more = {"_id": str(len(items)), "position": len(items), "note": {"text": sent.get("note")}}
+        items.append(sent["item"] | more)
+        return collection
 
     def _of_repo(self, request: Request, repo: Repo, *ask: str) -> Any:
         """Answers of /api/models/NAMESPACE/NAME."""
@@ -136,14 +142,15 @@ class Hub:
                 line = reversed(repo.upto(revision))
                 return [{"id": commit.sha, "title": commit.title, **who} for commit in line]
             case "GET", "refs":
-                return self._refs(repo)
+                branches = _refs("heads", {"main": repo.at("main").sha})
+                return {"converts": [], "branches": branches, "tags": _refs("tags", repo.tags)}
             case "POST", "tag", revision:
-                return self._new(repo.tags, request.sent["tag"], repo.at(revision).sha)
-            case "POST", "branch", name:
-                start = repo.upto(request.sent.get("startingPoint", "main"))
-                return self._new(repo.heads, name, start)
-            case "DELETE", "tag" | "branch" as kind, name:
-                return {"deleted": str((repo.tags if kind == "tag" else repo.heads).pop(name))}
+                if request.sent["tag"] in repo.tags:
+                    raise Answer({"error": "Tag already exists"}, status=409)
+                repo.tags[request.sent["tag"]] = repo.at(revision).sha
+                return {}
+            case "DELETE", "tag", name:
+                return {"deleted": repo.tags.pop(name)}
             case "PUT", "settings":
                 repo.gated = request.sent.get("gated", repo.gated)
                 if "visibility" in request.sent:
@@ -152,8 +159,8 @@ class Hub:
             case "POST", "preupload", revision:
                 files = request.sent["files"]
                 return {"files": [self._wanted(repo.at(revision), each) for each in files]}
-            case "POST", "commit", revision:
-                return self._commit(repo, revision, request)
+            case "POST", "commit", "main":
+                return self._commit(repo, request.body)
         raise KeyError(f"no route {ask}")
 
     def _info(self, repo: Repo, at: Commit) -> Table:
@@ -161,23 +168,6 @@ class Hub:
         rights = {"private": repo.private, "gated": repo.gated}
         times = {"lastModified": DATE, "createdAt": DATE}
         return {**names, **rights, **times, "sha": at.sha, "tags": [], "siblings": at.entries()}
-
-    def _refs(self, repo: Repo) -> Table:
-        heads = {f"refs/heads/{name}": line[-1].sha for name, line in repo.heads.items()}
-        tags = {f"refs/tags/{name}": sha for name, sha in repo.tags.items()}
-        found: Table = {"branches": [], "tags": [], "pullRequests": [], "converts": []}
-        for ref, sha in (heads | tags).items():
-            ref = ref.replace("refs/heads/refs/", "refs/")
-            kind = {"heads": "branches", "tags": "tags", "pr": "pullRequests"}[ref.split("/")[1]]
-            name = ref if kind == "pullRequests" else ref.split("/", 2)[2]
-            found[kind].append({"name": name, "ref": ref, "targetCommit": sha})
-        return found
-
-    def _new(self, kept: dict[str, Any], name: str, target: object) -> Table:
-        if name in kept:
-            raise Answer({"error": f"{name} already exists"}, status=409)
-        kept[name] = target
-        return {}
 
     def _wanted(self, at: Commit, file: Table) -> Table:
         """How a file has to be sent, and what is there of that name."""
@@ -187,37 +177,25 @@ class Hub:
         mode = {"uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
         return {"path": file["path"], "oid": oid, **mode}
 
-    def _commit(self, repo: Repo, revision: str, request: Request) -> Table:
-        header, *operations = [json.loads(line) for line in request.body.splitlines() if line]
-        parent, head = header["value"].get("parentCommit"), revision
-        if "create_pr=1" in request.path:
-            head = f"refs/pr/{sum(name.startswith('refs/pr/') for name in repo.heads) + 1}"
-            repo.heads[head] = repo.upto(parent or revision)
-        elif parent not in (None, repo.at(revision).sha):
+    def _commit(self, repo: Repo, sent: bytes) -> Table:
+        header, *operations = [json.loads(line) for line in sent.splitlines() if line]
+        last = repo.at("main")
+        if header["value"].get("parentCommit") not in (None, last.sha):
             told = "A commit has happened since. Please refresh and try again."
             raise Answer({"error": told}, status=412)
-        files = dict(repo.at(head).files)
+        files = dict(last.files)
         for operation in operations:
-            self._apply(files, operation["key"], operation["value"])
-        made = repo.commit(header["value"]["summary"], files, head)
-        url = f"{self.endpoint}/{repo.name}"
-        pull = {"pullRequestUrl": f"{url}/discussions/{head[8:]}"} if head != revision else {}
-        done = {"success": True, "commitOid": made.sha, "commitUrl": f"{url}/commit/{made.sha}"}
-        return done | pull
-
-    def _apply(self, files: dict[str, bytes], what: str, value: Table) -> None:
-        path = value["path"]
-        if what == "file":
-            files[path] = b64decode(value["content"])
-        elif what == "lfsFile" and value["oid"] in self.objects:
-            files[path] = self.objects[value["oid"]]
-        elif what == "deletedFile":
-            del files[path]
-        elif what == "deletedFolder":
-            for name in [name for name in files if name.startswith(path)]:
-                del files[name]
-        else:
-            raise Answer({"error": f"cannot commit {what} {path}"}, status=400)
+            what, value = operation["key"], operation["value"]
+            if what == "file":
+                files[value["path"]] = b64decode(value["content"])
+            elif what == "lfsFile" and value["oid"] in self.objects:
+                files[value["path"]] = self.objects[value["oid"]]
+            elif what == "deletedFile":
+                del files[value["path"]]
+            else:
+                raise Answer({"error": f"cannot commit {what} {value['path']}"}, status=400)
+        sha = repo.commit(header["value"]["summary"], files).sha
+        return {"commitOid": sha, "commitUrl": f"{self.endpoint}/{repo.name}/commit/{sha}"}
 
     def _resolve(self, at: Commit, path: str) -> Answer:
         told = {"X-Repo-Commit": at.sha}

@@ -13,11 +13,14 @@ import yaml
 from PIL import Image
 
 from train.recipes import RECIPES
-from wszoo.cards import published, read_results, render_card
+from wszoo.cards import drawing, published, read_results, render_card
 from wszoo.cards.data_sets import data_set_of
-from wszoo.cards.results import TOPICS, gather, recipe_hash, study_pictures
+from wszoo.cards.drawing import draw_cost
+from wszoo.cards.results import TOPICS, gather, study_pictures
 from wszoo.cards.size import activations
-from wszoo.weights import ASSETS, WEIGHTS, WEIGHTS_FILE, Weights, find
+from wszoo.cards.words import NOT_RECORDED
+from wszoo.weights import ASSETS, WEIGHTS, WEIGHTS_FILE, Weights, find, read_metadata
+from wszoo.weights_file import file_metadata, recipe_hash
 
 CARDS = Path(__file__).parents[1] / "model_cards"
 OWN = [weights for weights in WEIGHTS if weights.origin is None]
@@ -125,6 +128,55 @@ def test_a_card_names_the_recipe_and_the_code_that_made_its_weights(weights: Wei
     assert f"\nCode {results['code']}; torch" in card
 
 
+@every_weights
+def test_the_header_of_a_file_says_what_its_card_says(weights: Weights) -> None:
+    results = read_results(CARDS / weights.name)
+    folder = ASSETS if weights.packaged else CARDS
+
+    assert read_metadata(folder / weights.name / WEIGHTS_FILE) == file_metadata(
+        model=weights.model,
+        tag=weights.tag,
+        formula=weights.formula,
+        settings=results["recipe"],
+        code=results["code"],
+    )
+
+
+def test_a_card_tells_of_a_header_that_was_completed_later(card: str) -> None:
+    results = read_results(CARDS / SMALL.name)
+
+    told = "until then its sha256 was `ab12`. Every tensor is the same, byte by byte."
+    assert told in words(render_card(SMALL, results | {"sha256_before": ["ab12"]}))
+    del results["sha256_before"]
+    assert "completed later" not in render_card(SMALL, results)
+
+
+def test_what_no_program_wrote_down_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = {"hardware": NOT_RECORDED, "code": NOT_RECORDED}
+    results = read_results(CARDS / SMALL.name) | unknown
+    labels: list[str] = []
+    monkeypatch.setattr(drawing, "draw_curves", lambda *_, x_label, **__: labels.append(x_label))
+
+    card = render_card(SMALL, results)
+    draw_cost(results, SMALL.name, tmp_path)
+    draw_cost(results | {"hardware": "1 CPU thread"}, SMALL.name, tmp_path)
+
+    assert "One process on hardware that was not recorded, 22 min of wall time" in card
+    assert "\nCode not recorded; torch" in card
+    assert labels == ["hours of wall time", "hours on 1 CPU thread"]
+
+
+def test_a_size_that_held_out_photos_did_not_choose_is_told() -> None:
+    results = read_results(CARDS / SMALL.name)
+    told = "The size of 64 pixels was not chosen by the photos held out, which do best at 96"
+
+    for by_pixels, is_told in (({"64": 17.0, "96": 18.0}, True), ({"64": 18.0, "96": 17.0}, False)):
+        card = render_card(SMALL, results | {"held_out_by_pixels": by_pixels})
+        assert (told in words(card)) is is_told
+
+
 def test_a_card_of_a_net_with_batch_channel_norm_says_so() -> None:
     weights = replace(SMALL, model="resnet50_bcn_ws")
 
@@ -186,7 +238,7 @@ def test_a_card_names_size_file_and_licences(card: str) -> None:
         "| parameters | 0.35 M |",
         "| MACs | 16 M at 64 x 64 |",
         "| activations | 0.09 M |",
-        "| file | 704,328 bytes, F16 |",
+        "| file | 704,432 bytes, F16 |",
         f"| sha256 | `{SMALL.sha256}` |",
         "| input | RGB, 64 x 64, crop 1.0, bicubic |",
     ):
@@ -196,7 +248,10 @@ def test_a_card_names_size_file_and_licences(card: str) -> None:
     assert f"| `{SMALL.tag}` (these) | Tiny ImageNet val: 17.42 % |" in card
 
 
-def test_what_was_not_measured_is_said(card: str) -> None:
+def test_what_was_not_measured_is_said() -> None:
+    results = read_results(CARDS / SMALL.name)
+    card = render_card(SMALL, {key: results[key] for key in results if key != "studies"})
+
     for topic in ("batch_norm_twin", "batch_size", "downstream", "energy"):
         assert f"| {TOPICS[topic]} | not measured |  |" in card
     assert "| spread over seeds | not measured | one run, seed 0 |" in card
@@ -244,6 +299,32 @@ def test_a_finding_of_a_study_gets_onto_the_cards_it_is_about(tmp_path: Path) ->
     assert "other" not in str(results["findings"])
     assert study_pictures(folder) == {"batch_size.png": study.parent / "accuracy.png"}
     assert "pictures" not in results
+
+
+def test_the_study_of_batch_sizes_is_shown_once_its_page_is_there(tmp_path: Path) -> None:
+    folder, study = tmp_path / SMALL.name, tmp_path / "studies" / "batch_size"
+    study.mkdir(parents=True)
+    folder.mkdir()
+    (study / "error.png").touch()
+    plot = {"title": "Error against images per step", "note": "ResNet-20 at 32 pixels, 3 seeds."}
+    (study / "figures.json").write_text(json.dumps({"error": {**plot, "series": []}}))
+    results = read_results(CARDS / SMALL.name) | {"studies": {"old": {}}}
+
+    without = gather(folder, results)
+    assert "studies" not in without and study_pictures(folder) == {}
+    assert "of another net" not in render_card(SMALL, without)
+
+    (study / "README.md").touch()
+    card = render_card(SMALL, gather(folder, results))
+
+    assert study_pictures(folder) == {"batch_size_study.png": study / "error.png"}
+    assert "![Error against images per step](batch_size_study.png)" in card
+    assert (
+        "Accuracy by images per step, of another net than this one. ResNet-20 at 32 pixels, 3 "
+        f"seeds. `python -m train.study_batch_size`; {tmp_path.name}/studies/batch_size."
+        in words(card)
+    )
+    assert "| accuracy by images per step | not measured | of another net: see below |" in card
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from wszoo import demo, demo_detection
 from wszoo.cli import main
 from wszoo.datasets import read_labelled_images
-from wszoo.demo import DemoResult
+from wszoo.demo import DemoResult, caption_of
 from wszoo.demo_detection import BOUND, CellsFound
 from wszoo.weights import ASSETS
 
@@ -91,3 +91,22 @@ def test_a_short_demo_draws_and_reports(tmp_path: Path, monkeypatch: pytest.Monk
         "learning_curves.png",
         "predictions.png",
     }
+
+
+def test_a_wrong_prediction_names_the_true_class() -> None:
+    classes = ["dress", "hat"]
+
+    assert caption_of(classes, 1, 0.876, 1) == "hat 88 %"
+    assert caption_of(classes, 0, 0.5, 1) == "dress 50 %\ntruth: hat"
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_anything_is_computed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "file" / "demo")])
+
+    assert result.exit_code == 3 and not result.stdout
+    assert result.stderr == (
+        f"wszoo: cannot make the folder {tmp_path / 'file' / 'demo'}: Not a directory; name "
+        f"another one\n"
+    )

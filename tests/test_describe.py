@@ -12,6 +12,7 @@ from wszoo.cli import main
 from wszoo.describe import (
     describe_heads,
     describe_variant,
+    fact_lines,
     heads_table,
     is_checked,
     list_rows,
@@ -105,6 +106,22 @@ def test_only_nets_that_are_listed_are_built(monkeypatch: pytest.MonkeyPatch) ->
 
     own = [weights.model for weights in WEIGHTS if weights.model == "resnet18_gn_ws"]
     assert built == [*own, WEIGHTS[0].model]
+
+
+def test_facts_are_shown_to_people_without_the_signs_of_a_program() -> None:
+    own = fact_lines(describe_variant("resnet18_gn_ws"))
+    foreign = fact_lines(describe_variant("resnet50_gn_ws.jhu_in1k"))
+    bcn = fact_lines(describe_variant("resnet50_bcn_ws.jhu_in1k"))
+
+    scores = find("resnet18_gn_ws").metrics["Tiny ImageNet val"]
+    told = f"top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} %"
+    assert f"accuracy  Tiny ImageNet val: {told}" in own
+    assert "strides   2, 4, 8, 16, 32" in own
+    assert {"recipe    -", "sha256    -", "checked   no"} <= {*foreign}
+    assert "accuracy  -" in bcn
+    assert not any(
+        sign in line for line in [*own, *foreign] for sign in "{}[]" if "load" not in line
+    )
 
 
 def test_parameters_are_those_of_the_file() -> None:

@@ -9,11 +9,12 @@ import torch
 from click.testing import CliRunner, Result
 
 from tests.photo_sets import write_classes, write_coco, write_masks
+from wszoo.cli import main
 from wszoo.finetune.defaults import settings_for
 from wszoo.finetune.models import build
 from wszoo.finetune.outputs import save_output
 from wszoo.finetune.settings import TaskName
-from wszoo.finetune_cli import eval_with_run, finetune, is_run, predict_with_run, run_or
+from wszoo.finetune_cli import eval_with_run, finetune, is_run, predict_with_run, run_or, shown_name
 
 SMALL = ("--epochs", "1", "--image-size", "64", "--workers", "0", "--device", "cpu")
 HEADS: dict[TaskName, str] = {"classify": "linear", "detect": "fcos", "segment": "semantic_fpn"}
@@ -72,6 +73,26 @@ def test_a_classifier_is_fine_tuned_by_one_command(tmp_path: Path) -> None:
     assert settings["model"].startswith("test_resnet_gn_ws."), "as the weights are called"
 
 
+def test_a_classifier_is_fine_tuned_and_measured_on_shards(tmp_path: Path) -> None:
+    drawn, data, run = write_classes(tmp_path / "drawn"), tmp_path / "shards", tmp_path / "run"
+    for split in ("train", "val"):
+        made = CliRunner().invoke(
+            main, ["shards", "make", str(drawn), "--split", split, "-o", str(data / split)]
+        )
+        assert made.exit_code == 0, made.output
+
+    result = call("classify", "--data", data, "--model", "test_resnet_gn_ws", "--out", run, *SMALL)
+
+    assert result.exit_code == 0, result.output
+    figures = [
+        CliRunner().invoke(main, ["eval", str(run), "--data", str(place), "--json"])
+        for place in (data, drawn)
+    ]
+    assert figures[0].exit_code == 0, figures[0].output
+    shards, folder = (json.loads(each.stdout) for each in figures)
+    assert shards == folder and shards["photos"] == 6
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "write", "more"),
@@ -128,6 +149,7 @@ def test_data_that_is_not_there_is_bad_data(tmp_path: Path) -> None:
     assert result.exit_code == 3
     assert "gone" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_model_or_task_than_that_of_the_earlier_run_is_refused(
@@ -161,9 +183,27 @@ def test_a_run_of_a_classifier_goes_the_way_of_all_classifiers(
     check = run_or(lambda name: f"checked {name}")
 
     assert check(str(runs["classify"])) == f"local-dir:{runs['classify'] / 'model'}"
-    assert check(str(runs["detect"])) == str(runs["detect"])
+    assert shown_name(check(str(runs["classify"]))) == str(runs["classify"])
+    assert check(str(runs["detect"])) == shown_name(str(runs["detect"])) == str(runs["detect"])
+    assert shown_name("local-dir:weights") == "local-dir:weights"
     assert check("resnet50_gn_ws") == "checked resnet50_gn_ws"
     assert is_run(str(runs["detect"])) and not is_run("resnet50_gn_ws")
+
+
+@pytest.mark.parametrize("command", ["predict", "eval"])
+def test_a_path_without_a_run_is_told_as_such_and_not_as_a_model(
+    command: str, tmp_path: Path
+) -> None:
+    more = ("--data", str(tmp_path)) if command == "eval" else (str(tmp_path),)
+
+    gone = CliRunner().invoke(main, [command, str(tmp_path / "gone"), *more])
+    empty = CliRunner().invoke(main, [command, str(tmp_path), *more])
+    model = CliRunner().invoke(main, [command, "resnet17_gn_ws", *more])
+
+    assert (gone.exit_code, empty.exit_code, model.exit_code) == (3, 3, 2)
+    assert gone.stderr.startswith(f"wszoo: no such run: {tmp_path / 'gone'}; name the folder")
+    assert "holds no fine-tuned net; name the folder of a finished run" in empty.stderr
+    assert "no model 'resnet17_gn_ws'; did you mean" in model.stderr
 
 
 def predicted(

@@ -1,6 +1,7 @@
 """The gallery's page: complete, true to the records, self-contained, and harmless."""
 
 import base64
+import itertools
 import re
 import shlex
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ import pytest
 from click import Group
 from PIL import Image
 
+from wszoo.cards import folder as card_folder
+from wszoo.cards.folder import default_cards
 from wszoo.cli import main
 from wszoo.describe import list_rows, macs
 from wszoo.gallery.cards import Cards
@@ -19,9 +22,9 @@ from wszoo.gallery.markdown import to_html, without_front_matter
 from wszoo.gallery.page import render
 from wszoo.gallery.plot import LinearScale, LogScale, static_plot
 from wszoo.gallery.rows import Row, collect, data_key, data_sets
-from wszoo.gallery.site import check_folder, default_cards, write_site
+from wszoo.gallery.site import check_folder, write_site
 from wszoo.gallery.snippets import access, snippets
-from wszoo.gallery.speed import Speed, Speeds, measure, read_speeds, write_speeds
+from wszoo.gallery.speed import PACKAGED, Speed, Speeds, measure, read_speeds, write_speeds
 from wszoo.weights import PUBLISHED, WEIGHTS, find
 from wszoo.ws_resnet import test_resnet_gn_ws as small_net
 
@@ -297,6 +300,39 @@ def test_speed_is_measured_in_turns_and_read_back(
     assert fast.images_per_second > slow.images_per_second
     assert fast.slowest <= fast.images_per_second <= fast.fastest
     assert speeds.find(small) == fast and speeds.find(rows[0]) is None
+
+
+def test_speeds_in_the_package_are_of_nets_of_the_zoo_with_all_that_have_weights() -> None:
+    speeds = read_speeds(PACKAGED)
+
+    measured = {(speed.model, speed.pixels) for speed in speeds.rows}
+    assert len(measured) == len(speeds.rows)
+    assert measured >= {(weights.model, weights.input_size[-1]) for weights in WEIGHTS}
+    assert {model for model, _ in measured} <= {row["model"] for row in list_rows()}
+    assert speeds.hardware.startswith("1 thread (")
+
+
+def test_seconds_are_counted_by_the_clock_that_is_given(small: Row) -> None:
+    ticks = itertools.count()
+
+    speeds = measure([small], rounds=1, clock=lambda: next(ticks), what="ticks")
+
+    # It starts at 0, looks at 1 and 2, has two images at 3, and stops.
+    assert (speeds.rows[0].images_per_second, speeds.what) == (0.667, "ticks")
+
+
+def test_cards_of_an_installed_package_are_those_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "site-packages" / "wszoo"
+    monkeypatch.setattr(card_folder, "__file__", str(package / "cards" / "folder.py"))
+    assert default_cards() is None
+
+    (package.parent / "model_cards").mkdir(parents=True)
+    assert default_cards() == package.parent / "model_cards"  # of a checkout
+
+    (package / "model_cards").mkdir(parents=True)
+    assert default_cards() == package / "model_cards"
 
 
 FACTS = '"what": "", "torch": "", "wszoo": "", "measured": "", "rounds": 1'

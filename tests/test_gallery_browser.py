@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from wszoo.cards.folder import default_cards
 from wszoo.gallery.cards import Cards
 from wszoo.gallery.page import render
 from wszoo.gallery.rows import Row, collect
-from wszoo.gallery.site import default_cards
 from wszoo.gallery.snippets import snippets
 
 pytestmark = pytest.mark.chromium

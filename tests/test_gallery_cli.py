@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from wszoo.gallery.speed import PACKAGED, read_speeds
 from wszoo.gallery_cli import gallery
 
 SMALL = "test*"
@@ -26,7 +27,7 @@ def test_page_is_written_and_its_path_and_size_printed() -> None:
     size = Path("site/index.html").stat().st_size
     assert result.exit_code == 0
     assert result.output == (
-        f"site/index.html: {size} bytes, 1 model, 1 with weights, 1 with a card, without speed\n"
+        f"site/index.html: {size} bytes, 1 model, 1 with weights, 1 with a card, with speed\n"
     )
 
 
@@ -43,7 +44,7 @@ def test_a_page_is_replaced_by_a_later_one_and_reported_as_json(tmp_path: Path) 
         "models": 1,
         "with_weights": 1,
         "cards": 0,
-        "speeds": False,
+        "speeds": True,
     }
 
 
@@ -61,6 +62,18 @@ def test_speed_is_measured_once_and_taken_up_later() -> None:
     )
     assert (taken_up.exit_code, taken_up.stderr) == (0, "")
     assert Path("site/index.html").read_text(encoding="utf-8") == with_speed
+
+
+def test_speeds_of_the_package_are_shown_with_the_machine_they_are_of() -> None:
+    speeds = read_speeds(PACKAGED)
+    run(SMALL, "-o", "site")
+
+    page = Path("site/index.html").read_text(encoding="utf-8")
+    (speed,) = [each for each in speeds.rows if each.model == "test_resnet_gn_ws"]
+    assert f"on {speeds.hardware}; median of {speeds.rounds} round" in page
+    assert f"{speed.images_per_second:.3g}/s" in page
+    assert "<code>wszoo gallery --measure</code> measures the machine at hand." in page
+    assert not Path("site/speed.json").exists()
 
 
 def test_a_folder_of_other_files_is_left_alone() -> None:

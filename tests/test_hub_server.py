@@ -212,63 +212,6 @@ def test_a_repository_can_be_closed_and_deleted(hub: HubServer) -> None:
     api.delete_repo(NAME, missing_ok=True)
 
 
-def test_a_pull_request_leaves_the_branch_as_it_is(hub: HubServer) -> None:
-    api = HfApi()
-    first = hub.publish(NAME, {"config.json": b"{}", "README.md": CARD}).sha
-    second = hub.publish(NAME, {"config.json": b"[]"}).sha
-
-    made = [
-        api.create_commit(
-            NAME,
-            [add("config.json", content)],
-            commit_message="Better",
-            create_pr=True,
-            parent_commit=parent,
-        )
-        for content, parent in ((b"1", None), (b"2", first))
-    ]
-
-    assert [(pull.pr_num, pull.pr_revision) for pull in made] == [
-        (1, "refs/pr/1"),
-        (2, "refs/pr/2"),
-    ]
-    assert made[1].pr_url == f"{hub.endpoint}/{NAME}/discussions/2"
-    there = [
-        Path(hf_hub_download(NAME, "config.json", revision=revision)).read_bytes()
-        for revision in ("main", "refs/pr/1", "refs/pr/2", made[1].oid)
-    ]
-    assert there == [b"[]", b"1", b"2", b"2"]
-    assert hub.repos[NAME].commits[-1].sha == second
-    refs = api.list_repo_refs(NAME, include_pull_requests=True)
-    assert [ref.name for ref in refs.branches] == ["main"]
-    assert {ref.ref: ref.target_commit for ref in refs.pull_requests or []} == {
-        "refs/pr/1": made[0].oid,
-        "refs/pr/2": made[1].oid,
-    }
-
-
-def test_a_branch_goes_its_own_way(hub: HubServer) -> None:
-    api = HfApi()
-    first = hub.publish(NAME, {"config.json": b"{}", "old/a": b"a", "old/b": b"b"}).sha
-    hub.publish(NAME, {"config.json": b"[]"})
-
-    api.create_branch(NAME, branch="try/it", revision=first)
-    with pytest.raises(HfHubHTTPError, match="409"):
-        api.create_branch(NAME, branch="try/it")
-    api.create_commit(
-        NAME, [CommitOperationDelete("old/")], commit_message="Less", revision="try/it"
-    )
-
-    assert hub.repos[NAME].at("try/it").files.keys() == {".gitattributes", "config.json"}
-    assert Path(hf_hub_download(NAME, "config.json", revision="try/it")).read_bytes() == b"{}"
-    assert [commit.title for commit in api.list_repo_commits(NAME, revision="try/it")] == [
-        *("Less", "Publish", "initial commit"),
-    ]
-    assert hub.repos[NAME].at("main").files["old/a"] == b"a"
-    api.delete_branch(NAME, branch="try/it")
-    assert [ref.name for ref in api.list_repo_refs(NAME).branches] == ["main"]
-
-
 def test_a_collection_holds_each_model_once(hub: HubServer) -> None:
     api = HfApi()
     collection = api.create_collection("WS zoo", exists_ok=True)

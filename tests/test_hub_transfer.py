@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import wszoo.hub
 import wszoo.hub_transfer
 from tests.hub_client import MODEL, NAME, published
 from tests.hub_server import Fault, HubServer
+from wszoo import hub_turn
 from wszoo.fetch import Patience
 from wszoo.weights import WEIGHTS_FILE, Weights, locate
 
@@ -54,7 +56,7 @@ def test_a_copy_is_used_where_what_is_newer_cannot_be_written(
 
     images = torch.randn(1, 3, 64, 64)
     assert torch.equal(after(images), before(images))
-    (warning,) = [r.getMessage() for r in caplog.records if r.name.startswith("wszoo")]
+    (warning,) = warnings_of(caplog)
     assert warning.startswith("cannot write to the Hub's cache ")
     assert warning.endswith("; the copy in the cache is used")
     newest = hub.repos[NAME].commits[-1].sha
@@ -67,22 +69,50 @@ def lock_of(hub_record: Weights) -> Path:
     return Path(constants.HF_HUB_CACHE) / ".locks" / folder / f"{hub_record.sha256}.lock"
 
 
-def test_a_lock_that_somebody_sits_on_is_named(
-    hub_record: Weights, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.name.startswith("wszoo")]
+
+
+def test_a_lock_that_somebody_sits_on_is_set_aside(
+    hub_record: Weights,
+    hub_files: dict[str, bytes],
+    hub: HubServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(wszoo.hub_transfer, "_STALL", 0.2)
+    monkeypatch.setattr(hub_turn, "HOLDER_STALL", 0.4)
     lock_of(hub_record).parent.mkdir(parents=True)
 
-    message = r"another process holds .*\.lock and fetches nothing; end it, or name another cache"
-    with filelock.FileLock(lock_of(hub_record)), pytest.raises(TimeoutError, match=message):
-        locate(hub_record)
+    with filelock.FileLock(lock_of(hub_record)):
+        assert locate(hub_record).read_bytes() == hub_files[WEIGHTS_FILE]
+
+    assert warnings_of(caplog) == [
+        f"another process holds {lock_of(hub_record)} and fetches nothing; "
+        f"{WEIGHTS_FILE} is fetched beside it after 0.4 seconds"
+    ]
+
+
+def test_a_lock_that_cannot_be_set_aside_is_named(
+    hub_record: Weights, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_turn, "HOLDER_STALL", 0.4)
+    lock_of(hub_record).parent.mkdir(parents=True)
+
+    def not_ours(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    message = r"\Aanother process holds .*\.lock and fetches nothing; end it, or name another cache"
+    with filelock.FileLock(lock_of(hub_record)), monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", not_ours)  # as for a user of a shared cache; root may
+        with pytest.raises(TimeoutError, match=message):
+            locate(hub_record)
     assert locate(hub_record).exists(), "once it is free"
 
 
 def test_a_lock_whose_holder_fetches_is_waited_for(
     hub_record: Weights, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wszoo.hub_transfer, "_STALL", 0.4)
+    monkeypatch.setattr(hub_turn, "HOLDER_STALL", 0.4)
     hub.faults = [Fault("GET /lfs/", hang=1.5)]
     paths: list[Path] = []
     threads = [threading.Thread(target=lambda: paths.append(locate(hub_record))) for _ in range(3)]
@@ -188,15 +218,53 @@ def test_eight_processes_at_once_fetch_a_large_file_once(hub: HubServer, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_stopped_process_delays_others_for_seconds_and_spoils_nothing(
+    hub_record: Weights,
+    hub_files: dict[str, bytes],
+    hub: HubServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(hub_turn, "HOLDER_STALL", 0.5)
+    hub.faults = [Fault("GET /lfs/", cut_after=5000), Fault("GET /lfs/", hang=1)]
+
+    with fetching(1, tmp_path) as process:
+        wait_until(lambda: len(hub.asked("GET /lfs/")) == 2, process)
+        process.send_signal(signal.SIGSTOP)
+        (theirs,) = Path(constants.HF_HUB_CACHE).rglob("*.incomplete")
+        started = time.monotonic()
+        with ThreadPoolExecutor(3) as pool:
+            paths = {*pool.map(locate, [hub_record] * 3)}
+        assert time.monotonic() - started < 8
+        (path,) = paths
+        inode = path.stat().st_ino
+        assert path.read_bytes() == hub_files[WEIGHTS_FILE] and theirs.exists()
+        whole = [r for r in hub.requests if r.origin == "cdn" and r.headers["Range"] is None]
+        assert len(whole) == 2 + 1, "once more, for all who wait"
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(timeout=60) == 0
+
+    assert Path((tmp_path / "path-0").read_text()) == path
+    assert path.read_bytes() == hub_files[WEIGHTS_FILE] and path.stat().st_ino != inode
+    assert not [*Path(constants.HF_HUB_CACHE).rglob("*.incomplete")]
+    assert sum("is fetched beside it" in line for line in warnings_of(caplog)) == 1
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    while not condition():
+        assert process.poll() is None
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
 def test_a_process_stopped_by_ctrl_c_leaves_nothing_behind(
     hub_files: dict[str, bytes], hub: HubServer, tmp_path: Path
 ) -> None:
     hub.faults = [Fault("GET /lfs/", cut_after=5000), Fault("GET /lfs/", hang=30)]
 
     with fetching(1, tmp_path) as process:
-        while len(hub.asked("GET /lfs/")) < 2:
-            assert process.poll() is None
-            time.sleep(0.02)
+        wait_until(lambda: len(hub.asked("GET /lfs/")) == 2, process)
         started = time.monotonic()
         process.send_signal(signal.SIGINT)
         process.wait(timeout=60)

@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from timm.models import save_for_hf
+from timm.models import _factory, save_for_hf
 from torch import Tensor, nn
 
 from tests.hub_server import HubServer
@@ -410,3 +410,53 @@ def test_a_repository_loads_offline_by_its_name_alone(tmp_path: Path) -> None:
 
     logits = torch.load(tmp_path / "logits.pt")
     torch.testing.assert_close(logits, net(torch.ones(1, 3, 64, 64)))
+
+
+@pytest.mark.parametrize("features", [False, True])
+def test_a_checkpoint_path_is_held_to_the_formula_of_the_net(
+    features: bool, tmp_path: Path
+) -> None:
+    net, file = make_net(formula="bit"), tmp_path / "net.safetensors"
+    save_file(net.state_dict(), file, {"formula": "bit"})
+    more: dict[str, Any] = {} if features else {"checkpoint_path": str(file)}
+
+    with pytest.raises(
+        ValueError, match=r"net\.safetensors says .* formula 'bit', the net has 'jhu'"
+    ):
+        timm.create_model(TINY, features_only=features, checkpoint_path=file)
+    loaded = timm.create_model(TINY, formula="bit", **more).eval()
+
+    assert features or torch.equal(loaded(images()), net(images()))
+
+
+def test_a_checkpoint_path_of_folded_kernels_is_refused(tmp_path: Path) -> None:
+    net, file = make_net(), tmp_path / "folded.safetensors"
+    save_file(fold(net).state_dict(), file, {"formula": "jhu", "folded": "true"})
+
+    with pytest.raises(ValueError, match=r"folded\.safetensors holds folded kernels: .*; load the"):
+        timm.create_model(TINY, checkpoint_path=str(file))
+    with pytest.raises(ValueError, match=r"folded\.safetensors holds folded kernels"):
+        timm.models.load_checkpoint(make_net(), str(file), strict=False)
+
+
+def test_checkpoints_that_tell_no_formula_and_those_of_other_nets_are_timms_to_load(
+    tmp_path: Path,
+) -> None:
+    ours, theirs = make_net(), timm.create_model("test_resnet")
+    torch.save(ours.state_dict(), tmp_path / "ours.pth")
+    save_file(theirs.state_dict(), tmp_path / "theirs.safetensors", {"formula": "bit"})
+
+    loaded = timm.create_model(TINY, checkpoint_path=tmp_path / "ours.pth").eval()
+    other = timm.create_model("test_resnet", checkpoint_path=str(tmp_path / "theirs.safetensors"))
+
+    assert torch.equal(loaded(images()), ours(images()))
+    expected = theirs.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in other.state_dict().items())
+    with pytest.raises(FileNotFoundError):
+        timm.create_model(TINY, checkpoint_path=str(tmp_path / "gone.pth"))
+
+
+def test_this_timm_loads_checkpoints_where_they_are_guarded() -> None:
+    """If this fails, timm has changed, and ``checkpoint_path`` is not checked any more."""
+    for module in (_factory, timm.models):
+        assert module.load_checkpoint.is_guarded_by_wszoo, timm.__version__

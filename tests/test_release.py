@@ -23,6 +23,7 @@ INFO = f"wszoo-{wszoo.__version__}.dist-info"
 PACKAGED = [f"wszoo/assets/{w.name}/{WEIGHTS_FILE}" for w in WEIGHTS if w.packaged]
 WHEEL = [
     *("wszoo/__init__.py", "wszoo/cli.py", "wszoo/assets/LICENSES.md", *PACKAGED),
+    *(f"wszoo/model_cards/{weights.name}/README.md" for weights in WEIGHTS if not weights.origin),
     *(f"{INFO}/licenses/LICENSE", f"{INFO}/METADATA"),
 ]
 SDIST = [

@@ -30,6 +30,7 @@ from wszoo.finetune.run import Conditions, fine_tune
 from wszoo.finetune.settings import TaskName
 from wszoo.training.checkpoint import save_checkpoint
 from wszoo.weights import WEIGHTS_FILE, find
+from wszoo.weights_file import file_metadata, read_metadata, recipe_hash, with_metadata
 
 CARDS = Path(__file__).parents[1] / "model_cards"
 SMALL = "test_resnet_gn_ws.e3_tin200"
@@ -120,6 +121,12 @@ def test_its_card_says_what_the_run_has_left(
     declared = json.loads((run / "run.json").read_text())
     assert f"| code | {declared['code']} |" in card
     assert f"| data digest | {declared['data']['digest']} |" in card
+    metadata = read_metadata(tmp_path / "mine" / WEIGHTS_FILE)
+    assert f"| recipe hash | `{metadata['recipe_hash']}` |" in card
+    assert metadata["recipe_hash"] == recipe_hash(declared["settings"])
+    assert metadata["code"] == declared["code"]
+    results = json.loads((tmp_path / "mine" / "results.json").read_text())
+    assert {key: results[key] for key in ("recipe_hash", "code")}.items() <= metadata.items()
     assert f"On {declared['data']['held_out']} held-out photos, by which epoch 1 of 1" in text
     assert all(f"| `{key}` | {value} |" in card for key, value in (("lr", facts.settings.lr),))
 
@@ -179,6 +186,27 @@ def test_a_net_with_batch_norm_is_not_said_to_be_without(
 
     assert "| BatchNorm layers | 53 |" in card
     assert "no layer looks at other images" not in " ".join(card.split())
+
+
+@pytest.mark.parametrize(
+    ("declared", "code"), [("0123abc", "0123abc"), ("unknown", "not recorded")]
+)
+def test_a_file_that_says_nothing_of_its_code_gets_a_card_all_the_same(
+    declared: str, code: str, finished: tuple[TaskName, Path], tmp_path: Path
+) -> None:
+    _, run = finished
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("step-*"))
+    path = copy / "model" / WEIGHTS_FILE
+    path.write_bytes(with_metadata(path.read_bytes(), {"format": "pt"}))
+    facts = json.loads((copy / "run.json").read_text()) | {"code": declared}
+    (copy / "run.json").write_text(json.dumps(facts))
+
+    write_run_card(copy, words=SAID)
+
+    card = (copy / "model" / "README.md").read_text(encoding="utf-8")
+    assert f"| code | {code} |" in card
+    assert f"| recipe hash | `{recipe_hash(facts['settings'])}` |" in card
 
 
 def test_a_net_with_batch_channel_norm_says_so(tmp_path: Path) -> None:
@@ -289,6 +317,12 @@ def test_a_pretrained_net_gets_a_folder_to_push(pretrained: Path, tmp_path: Path
     assert "chosen on 6 photos held out of the training set" in " ".join(card.split())
     assert "python -m train.pretrain test_resnet_gn_ws --recipe smoke --data DIR --out RUN" in card
     assert "Code 0123abc; torch" in card
+    metadata = read_metadata(folder / WEIGHTS_FILE)
+    settings = json.loads((pretrained / "run.json").read_text())["settings"]
+    assert metadata == file_metadata(
+        model="test_resnet_gn_ws", tag="smoke", formula="jhu", settings=settings, code="0123abc"
+    )
+    assert f"| recipe hash | `{metadata['recipe_hash']}` |" in card
     assert "Weights: MIT. Data: CC0-1.0." in card
     front = front_matter(card)
     assert front["license"] == "mit" and not {"license_name", "license_link"} & front.keys()

@@ -160,6 +160,23 @@ def test_what_is_predicted_where_nothing_is_labelled_is_not_shown(tmp_path: Path
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "other.png").read_bytes()
 
 
+def test_where_nobody_knows_the_truth_no_column_claims_it(tmp_path: Path) -> None:
+    found = [mask_of(PHOTOS[0])]
+
+    draw_boxes(PHOTOS[:1], None, FOUND[:1], CLASSES, tmp_path / "boxes.png")
+    draw_boxes(PHOTOS[:1], TRUTHS[:1], FOUND[:1], CLASSES, tmp_path / "two.png")
+    draw_masks(PHOTOS[:1], None, found, CLASSES, tmp_path / "masks.png")
+    draw_masks(PHOTOS[:1], found, found, CLASSES, tmp_path / "three.png")
+
+    widths = [
+        pixels_of(tmp_path / name).shape[1]
+        for name in ("boxes.png", "two.png", "masks.png", "three.png")
+    ]
+    assert widths[0] < 0.6 * widths[1] and widths[2] < 0.7 * widths[3]
+    seen = [pixels_of(tmp_path / name) for name in ("boxes.png", "masks.png")]
+    assert all(has_colour(pixels, class_colour(2)) for pixels in seen)
+
+
 def test_the_legend_shows_the_classes_that_occur_and_no_other(tmp_path: Path) -> None:
     masks(tmp_path / "masks.png")
     boxes(tmp_path / "boxes.png")
@@ -233,6 +250,11 @@ def test_of_very_many_classes_the_weakest_are_drawn(tmp_path: Path) -> None:
     ("draw", "message"),
     [
         (lambda p: draw_masks([], [], [], CLASSES, p), "no images to draw"),
+        (lambda p: draw_masks([], None, [], CLASSES, p), "no images to draw"),
+        (
+            lambda p: draw_boxes(PHOTOS, None, FOUND[:1], CLASSES, p),
+            "predictions has 1 entries for 2 images",
+        ),
         (
             lambda p: draw_masks(PHOTOS, [], [], CLASSES, p),
             "truths has 0 entries for 2 images; give one for each",

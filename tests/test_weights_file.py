@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,13 @@ from wszoo.files import sha256_of
 from wszoo.weights_file import (
     WEIGHTS_FILE,
     check_file,
+    file_metadata,
+    named_code,
     read_header,
     read_metadata,
+    recipe_hash,
     weights_bytes,
+    with_metadata,
     write_whole,
 )
 
@@ -231,6 +236,37 @@ def test_integers_beside_the_weights_are_no_other_storage_type(tmp_path: Path) -
     check_file(path, dtype="F32")
     with pytest.raises(ValueError, match="1 tensors of F32, 1 tensors of I64, its record says F16"):
         check_file(path, dtype="F16")
+
+
+def test_other_metadata_leaves_every_tensor_as_it_was(tmp_path: Path) -> None:
+    tensors = {"b": torch.arange(3.0), "a": torch.eye(2).half()}
+    content = weights_bytes(tensors, {"format": "pt"})
+
+    for length in range(9):  # of the metadata, whatever padding that takes
+        changed = with_metadata(content, {"format": "pt", "code": "c" * length})
+        (tmp_path / WEIGHTS_FILE).write_bytes(changed)
+
+        check_file(tmp_path / WEIGHTS_FILE)
+        assert read_metadata(tmp_path / WEIGHTS_FILE) == {"format": "pt", "code": "c" * length}
+        assert changed[-20:] == content[-20:]  # 12 and 8 bytes
+    assert with_metadata(changed, {"format": "pt"}) == content
+
+
+def test_metadata_tells_of_the_run_and_leaves_out_what_is_unknown() -> None:
+    made = file_metadata(settings={"lr": 1, "steps": (2, 3)}, code="0123", model="m", formula=None)
+
+    assert made == {
+        "format": "pt",
+        "model": "m",
+        "recipe_hash": recipe_hash({"steps": [2, 3], "lr": 1}),
+        "code": "0123",
+    }
+    assert recipe_hash({"lr": 2}) != recipe_hash({"lr": 1})
+
+
+def test_code_is_called_by_its_commit_or_by_the_version() -> None:
+    assert named_code("0123-dirty") == "0123-dirty"
+    assert named_code("unknown") == f"wszoo {version('wszoo')}"
 
 
 WRITE = """

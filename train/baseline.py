@@ -15,10 +15,11 @@ import torch
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
-from train.publish import CARDS, held_out_by_pixels, write_results
+from train.publish import CARDS, held_out_by_pixels
 from wszoo.cards.drawing import draw_training
 from wszoo.cards.folder import CARD
 from wszoo.cards.pretrained import PretrainedRun, read_pretrained
+from wszoo.cards.results import write_results
 from wszoo.cards.training import training_section
 from wszoo.datasets import read_labelled_images
 from wszoo.evaluate import evaluate, targets_for
@@ -27,7 +28,7 @@ from wszoo.terminal import OneLineErrors
 from wszoo.weights import WEIGHTS_FILE, Weights
 from wszoo.weights_file import weights_bytes, write_whole
 
-_COMMANDS = """python -m train.pretrain {model} --recipe {recipe_name} --data DIR --out RUN
+_COMMANDS = """python -m train.pretrain {model} --recipe {recipe_name}{passes} --data DIR --out RUN
 python -m train.baseline RUN --data DIR"""
 
 
@@ -94,6 +95,8 @@ def keep(run: Path, data: Path) -> tuple[Path, dict[str, Any]]:
 def baseline_card(name: str, results: dict[str, Any], classes: int) -> str:
     """The README.md of such a folder."""
     score, batch = results["evaluation"], results["plan"]["batch"]
+    whole, _, per_pass = batch.partition(" per pass")[0].partition(" = ")
+    passes = "" if whole == per_pass else f" --micro-batch-size {per_pass}"
     return f"""# {name}
 
 A baseline for comparisons, not part of the zoo and not published: timm's `{results["model"]}`, with
@@ -106,7 +109,7 @@ photos did best. It inherits the terms of ImageNet: non-commercial research and 
 
 `timm.create_model("local-dir:FOLDER", pretrained=True)` loads it.
 
-{training_section(results, classes, _COMMANDS)}
+{training_section(results | {"passes": passes}, classes, _COMMANDS)}
 """
 
 

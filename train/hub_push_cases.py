@@ -57,8 +57,8 @@ PUSHES: dict[str, Case] = {
     "push: commit, 500": pushed(Fault("/commit/", status=500, times=ALWAYS)),
     "push: answer to the commit lost": pushed(Fault("/commit/", lost=True)),
     "push: never an answer to the upload": pushed(Fault("PUT", hang=60, times=ALWAYS)),
-    "push: never an answer to the commit, not done": pushed(Fault("/commit/", hang=60)),
-    "push: never an answer to the commit, done": pushed(Fault("/commit/", lost=True, hang=60)),
+    "push: never an answer to the commit, not done": pushed(Fault("/commit/", hang=120)),
+    "push: never an answer to the commit, done": pushed(Fault("/commit/", lost=True, hang=120)),
     "push: never an answer to the tag, done": pushed(Fault("/tag/", lost=True, hang=60)),
     "push: comes back with one byte flipped": pushed(Fault("GET /lfs/", flip=99_999, times=ALWAYS)),
     "push: tagging, 503": pushed(Fault("/tag/", status=503, times=ALWAYS)),
@@ -74,6 +74,8 @@ def repository_state(scene: Scene) -> str:
     is_tagged = any(commit.sha in repo.tags.values() for commit in ours)
     held = f"{'published' if ours else 'not published'}, {'' if is_tagged else 'not '}tagged"
     scene.hub.faults.clear()
+    for undo in scene.after:
+        undo()
     try:
         push(scene)
     except (OSError, ValueError):

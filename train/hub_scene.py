@@ -15,6 +15,7 @@ import wszoo.weights
 from tests.hub_client import MODEL, NAME, published, turn_to
 from tests.hub_repos import sha256
 from tests.hub_server import HubServer
+from tests.hub_xet import XetHub
 from wszoo.files import sha256_of
 from wszoo.weights import WEIGHTS_FILE, Weights, find, locate
 
@@ -84,13 +85,17 @@ class Scene:
 
 
 @contextmanager
-def scene() -> Iterator[Scene]:
+def scene(*, xet: bool = False) -> Iterator[Scene]:
+    """A new one; with ``xet``, its Hub and the client keep and fetch large files so."""
     with (
         TemporaryDirectory(prefix="wszoo-hub-") as folder,
-        HubServer() as hub,
+        XetHub(Path(folder) / "storage") if xet else HubServer() as hub,
         pytest.MonkeyPatch.context() as patch,
     ):
         turn_to(hub, Path(folder) / "home", patch)
+        if xet:
+            patch.setenv("HF_HUB_DISABLE_XET", "0")
+            patch.setattr(constants, "HF_HUB_DISABLE_XET", False)
         files = published(timm.create_model(MODEL, num_classes=200), Path(folder) / "net")
         record = replace(
             find(MODEL),

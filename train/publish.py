@@ -24,8 +24,7 @@ from wszoo.cards import read_results, render_card
 from wszoo.cards.drawing import draw_cost, draw_training
 from wszoo.cards.folder import CARD, write_config
 from wszoo.cards.pretrained import PretrainedRun, read_pretrained
-from wszoo.cards.results import STUDY_FIGURE, gather, study_pictures
-from wszoo.cards.results import write_results as write_results
+from wszoo.cards.results import STUDY_FIGURE, gather, study_pictures, write_results
 from wszoo.cards.training import COST
 from wszoo.datasets import StoredImages, read_labelled_images, store_images
 from wszoo.describe import weights_table

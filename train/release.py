@@ -19,6 +19,7 @@ from pathlib import Path
 import click
 
 from wszoo import __version__
+from wszoo.cards.folder import CARD
 from wszoo.terminal import CHECK_FAILED, OneLineErrors, fail
 from wszoo.weights import WEIGHTS, WEIGHTS_FILE, Weights
 
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 MOST_BYTES = {"wheel": 30_000_000, "sdist": 100_000_000}  # the index takes files up to 100 MB
 _NEVER = re.compile(r"\.(pt|pth|pkl|ckpt|pyc)$|/__pycache__/|/\.git/|\.lock$")
 QUICK = (("--version",), ("list",), ("verify", "resnet18_gn_ws"))
-FULL = (*QUICK, ("doctor",), ("demo",))
+FULL = (*QUICK, ("doctor",), ("gallery", "-o", "site"), ("demo",))
 
 
 class ReleaseError(ValueError):
@@ -72,8 +73,9 @@ def check_wheel(path: Path) -> list[str]:
     _refuse(path, (name for name in names if not name.startswith(allowed)))
     _refuse(path, filter(_NEVER.search, names))
     packaged = [f"wszoo/assets/{w.name}/{WEIGHTS_FILE}" for w in WEIGHTS if w.packaged]
+    cards = [f"wszoo/model_cards/{w.name}/{CARD}" for w in WEIGHTS if w.origin is None]
     licences = [f"wszoo-{__version__}.dist-info/licenses/LICENSE", "wszoo/assets/LICENSES.md"]
-    _require(path, names, ["wszoo/__init__.py", "wszoo/cli.py", *packaged, *licences])
+    _require(path, names, ["wszoo/__init__.py", "wszoo/cli.py", *packaged, *cards, *licences])
     return names
 
 

@@ -52,5 +52,5 @@ def __getattr__(name: str) -> Any:
     if name in ("detection", "segmentation"):
         return import_module(f"wszoo.{name}")
     if name == "load_finetuned":
-        return import_module("wszoo.finetune.outputs").load_finetuned
+        return import_module("wszoo.finetune.loading").load_finetuned
     raise AttributeError(f"module 'wszoo' has no attribute {name!r}")

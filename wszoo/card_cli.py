@@ -6,8 +6,6 @@ import click
 
 from wszoo.terminal import OneLineErrors, as_json, check_ours, check_trained, report
 
-_CARDS = Path(__file__).parent.parent / "model_cards"  # of a checkout
-
 
 @click.command(cls=OneLineErrors)
 @click.argument("target", metavar="RUN|NAME")
@@ -22,9 +20,8 @@ _CARDS = Path(__file__).parent.parent / "model_cards"  # of a checkout
 )
 @click.option(
     "--cards",
-    default=_CARDS,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where NAME/results.json is; model_cards of the checkout by default.",
+    help="Where NAME/results.json is; by default model_cards of the package or the checkout.",
 )
 @click.option("--name", metavar="TEXT", help="Of the net of RUN.")
 @click.option(
@@ -37,7 +34,7 @@ _CARDS = Path(__file__).parent.parent / "model_cards"  # of a checkout
 def card(
     target: str,
     output: Path | None,
-    cards: Path,
+    cards: Path | None,
     name: str | None,
     license: str | None,
     data_license: str | None,
@@ -49,6 +46,7 @@ def card(
 
     All of it comes from the record, the results, the recipe and the environment that the run left.
     """
+    from wszoo.cards.folder import default_cards
     from wszoo.cards.run import record_card, write_record_card, write_run_card
     from wszoo.cards.words import NOT_STATED, Words
     from wszoo.weights import find
@@ -69,6 +67,7 @@ def card(
             "the card of published weights is made of their record"
         )
     weights = find(_published(target))
+    cards = cards or default_cards() or Path("model_cards")
     if output is None:
         text = record_card(weights, cards)
         report(as_json, {"name": weights.name, "card": text}, lambda: text.rstrip())

@@ -16,7 +16,7 @@ from wszoo.bench_cli import bench
 from wszoo.card_cli import card
 from wszoo.convert_cli import convert
 from wszoo.data_cli import check_data_command
-from wszoo.describe import describe_heads, describe_variant, heads_table, list_rows
+from wszoo.describe import describe_heads, describe_variant, fact_lines, heads_table, list_rows
 from wszoo.download_cli import confirm, download
 from wszoo.export_cli import export
 from wszoo.finetune.defaults import HEADS
@@ -84,7 +84,7 @@ def list_command(pattern: str, pretrained: bool, as_json: bool) -> None:
 def show(name: str, heads: tuple[str, ...], as_json: bool) -> None:
     """Show one variant: size, features, preprocessing, weights, and how to load it."""
     facts = describe_variant(name)
-    lines = [f"{key:<9} {fact}" for key, fact in facts.items()]
+    lines = fact_lines(facts)
     if heads:
         rows = describe_heads(facts["model"], _HEADS if "all" in heads else heads)
         facts |= {"heads": rows}

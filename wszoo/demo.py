@@ -5,7 +5,7 @@ photos with batches of two, where BatchNorm would break down; a detector over th
 learns to find blood cells with one photo per step.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from wszoo.evaluate import Evaluation, evaluate, predict
 from wszoo.training import engine
 from wszoo.training.augment import CROP_DRAWS, random_resized_crops
 from wszoo.training.sampler import epoch_order, epoch_uniforms
+from wszoo.verify import make_folder
 from wszoo.visualize import draw_confusion, draw_curves, draw_predictions
 from wszoo.weights import ASSETS, find
 
@@ -88,8 +89,11 @@ def run_demo(output: Path, *, echo: Callable[[str], None], progress: Progress) -
         output: Folder for the pictures; made if missing.
         echo: Takes one line of report at a time.
         progress: Shows how far an iterable has come.
+
+    Raises:
+        OSError: ``output`` cannot be made.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     held_out = read_labelled_images(ASSETS / "clothing", "val")
     weights = find(MODEL)
     classify_photos(held_out, output, echo)
@@ -208,7 +212,10 @@ def draw(
     ranked = predict(best.model, images, top=1)
     draw_predictions(
         images,
-        [f"{held_out.classes[row]} {100 * share:.0f} %" for ((row, share),) in ranked],
+        [
+            caption_of(held_out.classes, row, share, held_out.targets[i])
+            for i, ((row, share),) in zip(shown, ranked, strict=True)
+        ],
         [row == held_out.targets[i] for i, ((row, _),) in zip(shown, ranked, strict=True)],
         output / "predictions.png",
         title=f"after fine-tuning: {best.result.top1:.1f} % of held-out photos right",
@@ -219,6 +226,19 @@ def draw(
         output / "confusion.png",
         title=f"{best.name}, held-out photos",
     )
+
+
+def caption_of(classes: Sequence[str], row: int, share: float, target: int) -> str:
+    """What is said below a photo: the class that is predicted, and the true one if it is another.
+
+    Args:
+        classes: Names.
+        row: Predicted class.
+        share: Its probability, in 0..1.
+        target: True class.
+    """
+    said = f"{classes[row]} {100 * share:.0f} %"
+    return said if row == target else f"{said}\ntruth: {classes[target]}"
 
 
 def _spread(photos: LabelledImages) -> list[int]:

@@ -138,6 +138,26 @@ def describe(variant: str, weights: Weights | None) -> dict[str, Any]:
     }
 
 
+def fact_lines(facts: dict[str, Any]) -> list[str]:
+    """What ``describe`` says, one line per fact, for people."""
+    short = {"checked_against_original": "checked"}
+    return [f"{short.get(key, key):<9} {_fact_text(fact)}" for key, fact in facts.items()]
+
+
+def _fact_text(fact: Any) -> str:
+    """Scores of data sets, lists and plain facts as a person writes them."""
+    if isinstance(fact, dict):
+        return "; ".join(f"{data}: {_scores_text(scores)}" for data, scores in fact.items()) or "-"
+    if isinstance(fact, (list, tuple)):
+        return ", ".join(map(str, fact))
+    return {None: "-", True: "yes", False: "no"}.get(fact, str(fact))
+
+
+def _scores_text(scores: dict[str, float]) -> str:
+    named = {"top1": "top-1", "top5": "top-5"}
+    return ", ".join(f"{named.get(key, key)} {value:.2f} %" for key, value in scores.items())
+
+
 def describe_heads(variant: str, heads: Sequence[str]) -> list[dict[str, Any]]:
     """Size and norms of detectors and segmenters over a variant, one row each; nothing is computed.
 

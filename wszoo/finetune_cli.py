@@ -1,5 +1,6 @@
 """The commands over a person's own photos: ``wszoo finetune``, and what its runs are good for."""
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -146,7 +147,7 @@ def finetune() -> None:
 @finetune.command()
 @_all(_what, _outcome, _conditions)
 def classify(**options: Any) -> None:
-    """Tell photos apart that lie in class folders."""
+    """Tell photos apart: class folders, or shards."""
     _fine_tune("classify", head=None, **options)
 
 
@@ -160,7 +161,7 @@ def detect(**options: Any) -> None:
 @finetune.command()
 @_all(_what, [_head("segment"), _classes, _ignore], _outcome, [_max_size], _conditions)
 def segment(**options: Any) -> None:
-    """Label every pixel: photos with masks of the same name."""
+    """Label every pixel: photos with masks of the same name, or shards."""
     _fine_tune("segment", **options)
 
 
@@ -239,18 +240,34 @@ def _settings(task: Any, start: Path | None, asked: dict[str, Any]) -> Any:
 def run_or(check: Callable[[str], str]) -> Callable[[str], str]:
     """A check of NAME that lets folders of finished runs pass.
 
-    A classifier's becomes a name for timm, so that it goes the way of all classifiers.
+    A classifier's becomes a name for timm, so that it goes the way of all classifiers. A path that
+    holds no finished run is a FileNotFoundError.
     """
 
     def checked(name: str) -> str:
+        from wszoo.finetune.loading import require_run
         from wszoo.finetune.outputs import output_folder, read_facts
 
         folder = output_folder(Path(name)) if Path(name).is_dir() else None
         if folder is None:
-            return check(name)
+            try:
+                return check(name)
+            except click.BadParameter:
+                if os.sep in name or Path(name).exists():
+                    require_run(Path(name))
+                raise
         return f"local-dir:{folder}" if read_facts(folder).net.task == "classify" else name
 
     return checked
+
+
+def shown_name(name: str) -> str:
+    """What people call a name that ``run_or`` has left: a run, not the folder in it for timm."""
+    from wszoo.finetune.outputs import FOLDER
+
+    folder = Path(name.removeprefix("local-dir:"))
+    is_classifier = name.startswith("local-dir:") and folder.name == FOLDER
+    return str(folder.parent) if is_classifier else name
 
 
 def is_run(name: str) -> bool:
@@ -289,10 +306,10 @@ def predict_with_run(
         if save is not None:
             save.mkdir(parents=True, exist_ok=True)
             picture = f"{path.stem}-{number}.png" if alike else f"{path.stem}.png"
-            draw_found(path, found, facts, save / picture)
+            draw_found(path, found, facts, save / picture, min_score)
     report(as_json, rows, lambda: "\n".join(map(_line, rows)))
     if save is not None:
-        click.echo(f"drawn: {len(rows)} pictures in {save}", err=True)
+        click.echo(f"drawn: {len(rows)} picture{'s' * (len(rows) != 1)} in {save}", err=True)
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -306,7 +323,7 @@ def _line(row: dict[str, Any]) -> str:
 
 def eval_with_run(
     run: Path,
-    data: Path,
+    data: Path | str,
     *,
     split: str | None,
     quarantine: Path | None,

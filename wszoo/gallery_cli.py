@@ -22,7 +22,7 @@ from wszoo.terminal import CHECK_FAILED, OneLineErrors, as_json, fail, progress,
     "cards_folder",
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Holds <model.tag>/README.md; model_cards of the checkout by default, if there is one.",
+    help="Holds <model.tag>/README.md; by default model_cards of the package or the checkout.",
 )
 @click.option("--measure", is_flag=True, help="Time every model on this CPU first; takes minutes.")
 @click.option(
@@ -30,7 +30,8 @@ from wszoo.terminal import CHECK_FAILED, OneLineErrors, as_json, fail, progress,
     "speed_file",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Take the speeds that an earlier --measure left in speed.json.",
+    help="Take the speeds that an earlier --measure left in speed.json; by default those of the "
+    "machine that the package was made on.",
 )
 @as_json
 def gallery(
@@ -44,14 +45,15 @@ def gallery(
     """Write a page to look at: the zoo, or the part GLOB of it, in one HTML file."""
     if measure and speed_file:
         raise click.UsageError("--measure and --speed exclude each other; give one of them")
+    from wszoo.cards.folder import default_cards
     from wszoo.gallery.cards import Cards
     from wszoo.gallery.rows import collect
-    from wszoo.gallery.site import SPEEDS, check_folder, default_cards, write_site
+    from wszoo.gallery.site import check_folder, write_site
+    from wszoo.gallery.speed import PACKAGED, SPEEDS, read_speeds
     from wszoo.gallery.speed import measure as measure_speeds
-    from wszoo.gallery.speed import read_speeds
 
     check_folder(output)  # before what takes minutes
-    speeds = read_speeds(speed_file) if speed_file else None
+    speeds = read_speeds(speed_file or PACKAGED)
     try:
         rows = collect(pattern)
     except ValueError as error:
@@ -61,6 +63,6 @@ def gallery(
     cards = Cards(cards_folder or default_cards())
     site = write_site(output, rows, cards, speeds, measured=measure)
     earlier = output / SPEEDS
-    if speeds is None and earlier.is_file():
+    if not (measure or speed_file) and earlier.is_file():
         click.echo(f"wszoo: {earlier} was not used; --speed {earlier} takes it", err=True)
     report(as_json, site.to_json(), lambda: str(site))

@@ -1,11 +1,9 @@
 """One file brought from the Hub into its client's cache, and given up when nothing happens.
 
-By itself the client waits for a lock as long as another process holds it, and for a server that
-sends nothing for a minute; with Xet, for ever.
+By itself the client waits for a server that sends nothing for a minute; with Xet, for ever.
 """
 
 import atexit
-import contextlib
 import time
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
@@ -13,18 +11,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import filelock
 from huggingface_hub import HfFileMetadata, constants, get_session, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from huggingface_hub.utils import _xet
 from huggingface_hub.utils.tqdm import tqdm
 
+from wszoo import hub_turn
 from wszoo.fetch import FailedAttempt, Patience, retried
 from wszoo.hub_client import NoConnection, Place, first_line, in_thread, no_answer, refusal, within
+from wszoo.hub_turn import Turn
 
 _STALL = 4.0  # seconds without a sign of life after which we look for the reason
 _XET_STALL = 60.0  # seconds without a byte after which Xet is given up
 _XET_START = 8.0  # the same before the first one
-_HOLDER_STALL = 120.0  # the same for whoever holds the lock; the client writes 10 MiB at a time
 
 
 @dataclass
@@ -38,6 +37,9 @@ class _Transfer:
     has_begun: bool = False
     has_bytes: bool = False
     is_unwanted: bool = False
+
+    def __post_init__(self) -> None:
+        self.turn = Turn(self.place, self.file, str(self.found.etag))
 
     def start(self, patience: Patience, *, again: bool) -> None:
         self.future: Future[str] = in_thread(
@@ -73,27 +75,10 @@ class _Transfer:
         if self.is_unwanted:
             raise InterruptedError("nobody waits for it any more")
 
-    @property
-    def parts(self) -> list[Path]:
-        """What processes have fetched of the file so far."""
-        return [*(_folder(self.place) / "blobs").glob(f"{self.found.etag}.*incomplete")]
-
-    @property
-    def lock(self) -> Path:
-        folder = _folder(self.place)
-        return folder.parent / ".locks" / folder.name / f"{self.found.etag}.lock"
-
     def clear(self) -> None:
         """Unlink what the end of the process would leave of it."""
         if self.has_begun and not self.future.done():
-            for part in self.parts:  # nobody else's: the thread holds the lock
-                with contextlib.suppress(OSError):
-                    part.unlink()
-
-
-def _folder(place: Place) -> Path:
-    """Where the client keeps a repository."""
-    return place.cache / f"models--{place.repository.replace('/', '--')}"
+            self.turn.drop()
 
 
 _left: dict[tuple[str, str], _Transfer] = {}  # given up, and perhaps still holding the lock
@@ -109,7 +94,7 @@ def transfer(
 
     Raises:
         ConnectionError: It did not arrive.
-        TimeoutError: Another process has been holding it, and does nothing.
+        TimeoutError: Another process holds its lock and does nothing, see ``Turn.require``.
         PermissionError: The Hub does not let this user, or the system: the cache is closed to it.
         OSError: The cache cannot be written to.
     """
@@ -165,9 +150,16 @@ def _started(
 def _give_up(running: _Transfer) -> None:
     """Let it end by itself, which it does with the next bytes, or with this process."""
     running.is_unwanted = True
-    if not wait([running.future], timeout=0.5).done:
-        _left[str(running.place), str(running.place.cache / running.file)] = running
-        atexit.register(running.clear)
+    by_xet = _is_xet(running.found)
+    if by_xet:
+        _xet.abort_xet_session()
+    if wait([running.future], timeout=0.5).done:
+        return
+    if by_xet:  # which may never end, and would be in the way of what is tried next
+        running.turn.resign()
+        return
+    _left[str(running.place), str(running.place.cache / running.file)] = running
+    atexit.register(running.clear)
 
 
 def _watch(running: _Transfer, patience: Patience) -> None:
@@ -175,7 +167,7 @@ def _watch(running: _Transfer, patience: Patience) -> None:
     looked = running.last
     while True:
         quiet_since = max(running.last, looked)
-        pause = max(0.0, quiet_since + _STALL - time.monotonic())
+        pause = max(0.0, quiet_since + min(_STALL, hub_turn.HOLDER_STALL / 2) - time.monotonic())
         if wait([running.future], timeout=pause).done:
             return
         if running.last > quiet_since:
@@ -188,8 +180,9 @@ def _watch(running: _Transfer, patience: Patience) -> None:
                 raise FailedAttempt(
                     f"no byte for {limit:g} seconds", "set HF_HUB_DISABLE_XET=1 and try again"
                 )
+        running.turn.show()
         if not running.has_begun:
-            _require_turn(running)
+            running.turn.require()
         looked = time.monotonic()
 
 
@@ -209,30 +202,3 @@ def _require_answer(running: _Transfer, patience: Patience) -> None:
         raise no_answer(error, running.place, url=running.found.location) from error
     if answered >= 500 or answered == 429:
         raise FailedAttempt(f"status {answered}", f"try again later, or {running.place.elsewhere}")
-
-
-def _require_turn(running: _Transfer) -> None:
-    """Another process may fetch the same; one that holds the lock and does not is in the way."""
-    if _somebody_fetches(running):
-        return
-    lock = filelock.FileLock(running.lock)
-    try:
-        lock.acquire(timeout=_STALL)  # others, who only look for the file, hold it for a moment
-    except filelock.Timeout as error:
-        if not _somebody_fetches(running):
-            raise TimeoutError(
-                f"another process holds {lock.lock_file} and fetches nothing; end it, or name "
-                f"another cache with HF_HOME or cache_dir="
-            ) from error
-    except (OSError, NotImplementedError):  # no lock for us, so none to wait for
-        return
-    else:
-        lock.release()
-
-
-def _somebody_fetches(running: _Transfer) -> bool:
-    for part in running.parts:
-        with contextlib.suppress(OSError):  # it has just become the file
-            if time.time() - part.stat().st_mtime < _HOLDER_STALL:
-                return True
-    return False

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from timm.models import PretrainedCfg, resolve_pretrained_cfg
-from torch import Tensor
+from torch import Tensor, nn
 
 from wszoo.hub import CONFIG_FILE, fetch_config, fetch_weights, place_of, read_config
 from wszoo.hub_client import Place
@@ -26,6 +26,7 @@ _logger = logging.getLogger(__name__)
 
 _SOURCES = ("file", "url", "hf_hub_id", "state_dict")  # of timm's configuration
 _GUARDED = "is_guarded_by_wszoo"
+_FACTORY = "timm.models._factory"
 _read: dict[tuple[str, str], Place] = {}  # the commit that timm read last, by name and cache
 
 
@@ -33,18 +34,24 @@ def guard_timm() -> None:
     """Have ``timm.create_model`` fail as this zoo does where a config.json cannot be read.
 
     For names of ``hf-hub:`` and ``local-dir:``, of this zoo or not: in one line, within seconds.
-    What can be read is what timm reads, as before. A timm that is built otherwise stays as it is.
+    And have it refuse, as ``checkpoint_path`` of a net of this zoo, a file of folded kernels or of
+    another formula; ``timm.models.load_checkpoint`` likewise. What can be read is what timm reads,
+    as before. A timm that is built otherwise stays as it is.
     """
-    factory = sys.modules.get("timm.models._factory")
-    for name, arguments, guard in (
-        ("load_model_config_from_hf", ["model_id", "cache_dir"], _read_from_hub),
-        ("load_model_config_from_path", ["model_path"], _read_from_folder),
+    for module, name, arguments, guard in (
+        (_FACTORY, "load_model_config_from_hf", ["model_id", "cache_dir"], _read_from_hub),
+        (_FACTORY, "load_model_config_from_path", ["model_path"], _read_from_folder),
+        (_FACTORY, "load_checkpoint", ["model", "checkpoint_path", "..."], _load_checkpoint),
+        ("timm.models", "load_checkpoint", ["model", "checkpoint_path", "..."], _load_checkpoint),
     ):
-        original = getattr(factory, name, None)
+        original = getattr(sys.modules.get(module), name, None)
         if original is None or hasattr(original, _GUARDED):
             continue
-        if [*inspect.signature(original).parameters] == arguments:
-            setattr(factory, name, _guarded(original, guard))
+        known = [*inspect.signature(original).parameters]
+        if "..." in arguments:  # the guard passes on whatever else there is
+            known[len(arguments) - 1 :] = ["..."]
+        if known == arguments:
+            setattr(sys.modules[module], name, _guarded(original, guard))
 
 
 def _guarded(original: Callable[..., Any], guard: Callable[..., Any]) -> Callable[..., Any]:
@@ -79,6 +86,22 @@ def _read_from_folder(original: Callable[..., Any], model_path: str | Path) -> A
         )
     _require_architecture(read_config(path), str(path.parent))
     return original(model_path=model_path)
+
+
+def _load_checkpoint(
+    original: Callable[..., Any], model: nn.Module, checkpoint_path: str | Path, **more: Any
+) -> Any:
+    """What timm makes of a file, if it is of the formula of the net, where that is of this zoo."""
+    found = (getattr(module, "formula", None) for module in model.modules())
+    formula = next((each for each in found if isinstance(each, WSFormula)), None)
+    if formula is not None and Path(checkpoint_path).is_file():
+        declared = _declared_by_file(str(checkpoint_path))
+        if declared is not None and to_formula(declared) != formula:
+            raise ValueError(
+                f"{checkpoint_path} says it was trained with the WS formula {declared!r}, the net "
+                f"has {formula_name(formula)!r}; make it with formula={declared!r}"
+            )
+    return original(model=model, checkpoint_path=checkpoint_path, **more)
 
 
 def _require_architecture(published: dict[str, Any], where: str) -> None:

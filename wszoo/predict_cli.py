@@ -6,11 +6,12 @@ from pathlib import Path
 import click
 from PIL import Image
 
-from wszoo.finetune_cli import eval_with_run, is_run, predict_with_run, run_or
+from wszoo.finetune_cli import eval_with_run, is_run, predict_with_run, run_or, shown_name
 from wszoo.terminal import (
     OneLineErrors,
     as_json,
     check_trained,
+    data_location,
     load,
     name_argument,
     progress,
@@ -83,7 +84,9 @@ def predict(
         save.mkdir(parents=True, exist_ok=True)
         captions = [f"{ranked[0][0]} {ranked[0][1]:.0%}" for ranked in named]
         unknown = [None] * len(photos)
-        draw_predictions(photos, captions, unknown, save / "predictions.png", title=name)
+        draw_predictions(
+            photos, captions, unknown, save / "predictions.png", title=shown_name(name)
+        )
         click.echo(f"drawn: {save / 'predictions.png'}", err=True)
 
 
@@ -92,8 +95,8 @@ def predict(
 @click.option(
     "--data",
     required=True,
-    type=click.Path(path_type=Path),
-    help="Class folders, or tar archives of them; of a run, data of its kind.",
+    type=data_location,
+    help="Class folders, tar archives of them, or shards; of a run, data of its kind.",
 )
 @click.option("--split", help="train, val or test, where --data holds several; val by default.")
 @click.option(
@@ -106,7 +109,7 @@ def predict(
 @as_json
 def eval_command(
     name: str,
-    data: Path,
+    data: Path | str,
     split: str | None,
     quarantine: Path | None,
     batch_size: int,
@@ -148,12 +151,14 @@ def eval_command(
     published = stated and dict(zip(("data", "top1"), stated, strict=True))
     row = {"name": name, **result.summary(), "published": published}
     beside = f"; {stated[0]}: top-1 {stated[1]:.2f} %" if stated else ""
-    report(as_json, row, lambda: f"{name}: {result}{beside}")
+    report(as_json, row, lambda: f"{shown_name(name)}: {result}{beside}")
     if save is not None:
         from wszoo.visualize import draw_confusion
 
         save.mkdir(parents=True, exist_ok=True)
         classes = class_names(model, record) or images.classes
         short = [label.split(",")[0] for label in classes]
-        draw_confusion(result.confusion.numpy(), short, save / "confusion.png", title=name)
+        draw_confusion(
+            result.confusion.numpy(), short, save / "confusion.png", title=shown_name(name)
+        )
         click.echo(f"drawn: {save / 'confusion.png'}", err=True)

@@ -1,11 +1,14 @@
 """Files of weights: telling an intact safetensors file from everything that passes for one."""
 
 import contextlib
+import hashlib
 import json
 import math
 import os
 import struct
 from collections import Counter
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +125,47 @@ def weights_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes
     The library alone writes the metadata in another order in every process, and a digest could not
     be pinned.
     """
-    content = save({key: tensor.contiguous() for key, tensor in tensors.items()}, metadata)
+    return with_metadata(
+        save({key: tensor.contiguous() for key, tensor in tensors.items()}, metadata), metadata
+    )
+
+
+def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file with other metadata; the tensors stay as they are, byte by byte.
+
+    Args:
+        content: An intact file.
+        metadata: What its header shall say, in the place of what it says.
+    """
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
     header["__metadata__"] = dict(sorted(metadata.items()))
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight bytes
     return b"".join((struct.pack("<Q", len(text)), text, memoryview(content)[8 + length :]))
+
+
+def recipe_hash(settings: Mapping[str, Any]) -> str:
+    """Digest of a run's settings, whatever their order."""
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def named_code(commit: str) -> str:
+    """What to call the code of a run: its commit, or the version of wszoo where none is known."""
+    return f"wszoo {version('wszoo')}" if commit in ("", "unknown") else commit
+
+
+def file_metadata(*, settings: Mapping[str, Any], code: str, **facts: str | None) -> dict[str, str]:
+    """What the header of a file says of it, for whoever has nothing but the file.
+
+    Args:
+        settings: Of the run that made it, as its ``results.json`` or ``config.json`` holds them.
+        code: What trained it, as ``named_code`` calls it.
+        facts: What else it says, such as ``model`` and ``formula``; None is left out.
+    """
+    told = {key: value for key, value in facts.items() if value is not None}
+    return {"format": "pt", **told, "recipe_hash": recipe_hash(settings), "code": code}
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -93,7 +93,7 @@ WEIGHTS: tuple[Weights, ...] = (
     Weights(
         model="resnet18_gn_ws",
         tag="e20_tin200",
-        sha256="f97588e76dc60246c1945f65d835e0e8a03e62c441072e6a2db85b8aaee60a05",
+        sha256="7879f028da0115360349d9816302522156ed3059487a2a6eb68333ac4b87be8c",
         license="imagenet-research",
         num_classes=200,
         labels="tin200.tsv",
@@ -106,7 +106,7 @@ WEIGHTS: tuple[Weights, ...] = (
     Weights(
         model="resnet18_gn_ws",
         tag="e14_tin200",
-        sha256="fd803c289ba96e6151db16b046f503824ef82ebce0b5e9d0314721e04aba7eff",
+        sha256="8d129f4245b75ccc9776cf86e587f12f4ca332c82876faf0e2e99248808d7bac",
         license="imagenet-research",
         num_classes=200,
         labels="tin200.tsv",
@@ -119,7 +119,7 @@ WEIGHTS: tuple[Weights, ...] = (
     Weights(
         model="test_resnet_gn_ws",
         tag="e3_tin200",
-        sha256="3579b0630da063616f4671434375b0be9282df83eac73b9437c83a7c9a82a38b",
+        sha256="bae99a0609bf9b02bfc921bbbf7176407975add70933eef97c2edae1bace7ee8",
         license="imagenet-research",
         num_classes=200,
         labels="tin200.tsv",

@@ -271,12 +271,8 @@ def test_one_split_is_looked_at_alone(tmp_path: Path) -> None:
 
 def test_what_is_no_set_is_told(tmp_path: Path) -> None:
     (tmp_path / "empty" / "hat").mkdir(parents=True)
-    (tmp_path / "shards").mkdir()
-    (tmp_path / "shards" / "manifest.json").write_text("{}")
 
     with pytest.raises(FileNotFoundError, match="no such folder or archive"):
         inspect_classification(tmp_path / "gone")
     with pytest.raises(ValueError, match=r"no images in .*empty: expected <class>/<image>"):
         inspect_classification(tmp_path / "empty")
-    with pytest.raises(ValueError, match="holds tar shards; check them with `wszoo shards check"):
-        inspect_classification(tmp_path / "shards")

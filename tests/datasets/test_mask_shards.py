@@ -3,12 +3,9 @@ import json
 import pickle
 import shutil
 import tarfile
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,16 +14,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.file_server import serve
 from tests.photo_sets import write_classes, write_masks
 from wszoo.datasets import open_shards, read_labelled_images
 from wszoo.datasets.check import check_data
-from wszoo.datasets.mask_shards import find_mask_shards, open_mask_shards
+from wszoo.datasets.mask_shards import open_mask_shards
 from wszoo.datasets.segmentation import SegmentationImages, read_segmentation
 from wszoo.datasets.segmentation_layouts import are_mask_folders, list_segmentation
 from wszoo.datasets.shard_check import check_shards
 from wszoo.datasets.shard_files import LocalShards, StoredParts
 from wszoo.datasets.shard_index import read_index
 from wszoo.datasets.shard_manifest import MaskManifest, parse_manifest, read_manifest
+from wszoo.datasets.shard_splits import find_shards
 from wszoo.datasets.shard_writing import write_shards
 from wszoo.files import sha256_of
 from wszoo.training.sampler import epoch_order
@@ -55,18 +54,8 @@ def sharded(drawn: Path, tmp_path: Path) -> Path:
 def url(sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Their address on a server, with a cache of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    handler = partial(Quiet, directory=str(sharded))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing on standard error."""
+    with serve(sharded) as address:
+        yield address
 
 
 def everything(images: SegmentationImages) -> Counter[tuple[bytes, bytes]]:
@@ -201,7 +190,7 @@ def test_shards_of_the_other_kind_are_refused(sharded: Path, tmp_path: Path) -> 
 def test_a_manifest_of_something_else_is_no_shards(drawn: Path) -> None:
     (drawn / "manifest.json").write_text("{}")
 
-    assert find_mask_shards(drawn) == {}
+    assert find_shards(drawn) == {}
     assert len(read_segmentation(drawn, "val")) == 3
 
 

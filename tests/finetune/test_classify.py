@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +8,9 @@ import timm
 import torch
 
 import wszoo  # noqa: F401  registers the variants
-from wszoo.datasets import LabelledImages
+from tests.file_server import serve
+from wszoo.datasets import LabelledImages, read_labelled_images
+from wszoo.datasets.shard_writing import write_shards
 from wszoo.finetune.classify import classification, to_recipe
 from wszoo.training.batches import plan_batches
 from wszoo.training.classify import Classification
@@ -170,3 +173,47 @@ def test_a_broken_photo_is_quarantined_and_another_takes_its_place(
     assert sorted(batch.targets.tolist()) == [0] * 3 + [1] * 5, "the next photo is a blue one"
     quarantine = task.source._unreadable.path
     assert quarantine.read_text().startswith("name\treason\nphotos/0.png\tcannot decode")
+
+
+def test_shards_are_learned_from_like_files_from_any_step_on(
+    make: Make, photos: Make, seen_by: Make, tmp_path: Path
+) -> None:
+    files = photos(12)
+    write_shards(files, tmp_path / "shards", bytes_per_shard=40_960)
+    shards = read_labelled_images(tmp_path / "shards")
+
+    task = make(train=shards, held_out=shards, batch_size=2)
+
+    whole = seen_by([task], epoch=1)
+    assert seen_by([make(train=shards, batch_size=2)], epoch=1, first_step=2) == whole[2:]
+    assert task.names(1, 0)[0].startswith(f"{tmp_path}/shards/shard-00000")
+    assert {image.tobytes() for image in map(shards.image, range(8))} == {
+        image.tobytes() for image in map(files.image, range(8))
+    }
+    fewer = shards.without([shards.names[3]])
+    assert shards.names[3] not in {
+        name for step in range(3) for name in make(train=fewer, batch_size=2).names(0, step)
+    }
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_server_that_gives_no_more_ends_the_run_in_its_own_words(
+    workers: int, make: Make, photos: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_shards(photos(12), tmp_path / "shards", bytes_per_shard=40_960)
+    with serve(tmp_path / "shards") as url:
+        shards = read_labelled_images(url)
+        task = make(train=shards, held_out=shards, workers=workers)
+        for shard in (tmp_path / "shards").glob("*.tar"):
+            shard.unlink()
+
+        with pytest.raises(ConnectionError, match=rf"^cannot fetch {url}/shard-00.*status 404"):
+            next(task.batches(0, 0))
+        with pytest.raises(ConnectionError, match=rf"^cannot fetch {url}/shard-00.*status 404"):
+            next(task.source.held_out([range(4)], 64, 1.0))
+        task.close()
+
+    assert not task.source._unreadable.path.exists()

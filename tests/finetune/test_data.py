@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from tests.photo_sets import write_classes, write_coco, write_masks
-from wszoo.datasets import LabelledImages
+from wszoo.datasets import LabelledImages, read_labelled_images
+from wszoo.datasets.labelled import LabelledShards
 from wszoo.datasets.segmentation import SegmentationImages, read_segmentation
 from wszoo.datasets.shard_writing import write_shards
 from wszoo.finetune.data import DataSource, read_splits, require_sound, warnings_of, with_classes
@@ -125,3 +126,50 @@ def test_shards_of_masks_are_splits_that_change_with_their_content(tmp_path: Pat
     assert len(digests) == 3
     with pytest.raises(ValueError, match="shards/val has no split train, but fine-tuning learns"):
         read_splits(replace(source, path=tmp_path / "shards" / "val"))
+
+
+def test_shards_of_classes_are_splits_that_change_with_their_content(tmp_path: Path) -> None:
+    drawn = write_classes(tmp_path / "drawn")
+    for split, name in (("train", "one"), ("val", "one"), ("train", "two"), ("val", "two")):
+        if name == "two":
+            (drawn / "train" / "red" / "0.png").write_bytes(
+                (drawn / "train" / "red" / "1.png").read_bytes()
+            )
+        write_shards(read_labelled_images(drawn, split), tmp_path / name / split)
+    source = DataSource(task="classify", path=tmp_path / "one")
+    splits = read_splits(source)
+    train = splits.train
+    assert isinstance(train, LabelledImages)
+
+    again = read_splits(DataSource(task="classify", path=str(source.path)))
+    fewer = replace(splits, train=train.select(range(5)))
+    other = read_splits(replace(source, path=tmp_path / "two"))
+
+    assert require_sound(source).ok
+    assert (splits.classes, splits.class_ids) == (("blue", "red"), ("blue", "red"))
+    assert again.declaration() == splits.declaration()
+    assert len({each.declaration()["digest"] for each in (splits, fewer, other)}) == 3
+    with pytest.raises(ValueError, match="one/val has no split train, but fine-tuning learns"):
+        read_splits(replace(source, path=tmp_path / "one" / "val"))
+
+
+def test_classes_of_shards_are_matched_by_name(tmp_path: Path) -> None:
+    data = write_classes(tmp_path / "drawn", splits={"train": 2})
+    write_classes(tmp_path / "drawn", ("red",), splits={"val": 2})
+    for split in ("train", "val"):
+        write_shards(read_labelled_images(data, split), tmp_path / "shards" / split)
+
+    splits = read_splits(DataSource(task="classify", path=tmp_path / "shards"))
+
+    assert isinstance(splits.held_out, LabelledShards)
+    assert (splits.held_out.targets, splits.held_out.classes) == ((1, 1), ("blue", "red"))
+
+
+def test_photos_with_boxes_on_a_server_are_told_to_be_fetched() -> None:
+    source = DataSource(task="detect", path="http://127.0.0.1:9/cells")
+    line = "^http://127.0.0.1:9/cells is an address, but photos with boxes .*; fetch them first$"
+
+    with pytest.raises(ValueError, match=line):
+        require_sound(source)
+    with pytest.raises(ValueError, match=line):
+        read_splits(source)

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from wszoo.finetune.outputs import (
     write_facts,
 )
 from wszoo.finetune.settings import FineTuning, TaskName
+from wszoo.training.declaration import code_version
+from wszoo.weights_file import named_code, read_metadata, recipe_hash
 
 HEADS: dict[TaskName, str] = {"classify": "linear", "detect": "fcos", "segment": "semantic_fpn"}
 CLASSES = ("cat", "dog")
@@ -84,19 +87,45 @@ def test_timm_loads_a_classifier_by_itself(tmp_path: Path) -> None:
     assert torch.equal(answers(loaded, "classify"), answers(model, "classify"))
 
 
-def test_the_weights_file_says_what_it_is(tmp_path: Path) -> None:
+def test_the_weights_file_says_what_it_is_and_what_made_it(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"code": "0123abc"}))
     saved("detect", tmp_path)
 
     with safe_open(tmp_path / "model" / "model.safetensors", "pt") as file:
         metadata = file.metadata()
 
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert metadata == {
         "format": "pt",
         "task": "detect",
         "head": "fcos",
         "model": "test_resnet_gn_ws",
         "formula": "jhu",
+        "recipe_hash": recipe_hash(config["wszoo"]["settings"]),
+        "code": "0123abc",
     }
+
+
+def test_other_settings_have_another_hash(tmp_path: Path) -> None:
+    hashes = set()
+    for lr in (0.1, 0.2):
+        saved("classify", tmp_path, lr=lr)
+        hashes.add(read_metadata(tmp_path / "model" / "model.safetensors")["recipe_hash"])
+
+    assert len(hashes) == 2
+
+
+@pytest.mark.parametrize("declared", [{"code": "unknown"}, {"code": ""}])
+def test_code_without_a_commit_is_called_by_its_version(
+    declared: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(declared))
+    saved("classify", tmp_path)
+
+    code = read_metadata(tmp_path / "model" / "model.safetensors")["code"]
+
+    known = named_code(code_version())  # of the checkout that the tests run in
+    assert code == (f"wszoo {version('wszoo')}" if declared["code"] else known)
 
 
 def test_frozen_stages_are_saved_as_they_were_loaded(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.file_server import serve
 from tests.photo_sets import write_classes, write_coco, write_masks
+from wszoo.datasets import read_labelled_images
 from wszoo.datasets.segmentation import read_segmentation
 from wszoo.datasets.shard_writing import write_shards
 from wszoo.finetune.data import DataSource
@@ -146,6 +148,36 @@ def test_a_run_over_shards_of_masks_ends_with_the_same_bits(tmp_path: Path) -> N
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert load_finetuned(tmp_path / "stopped")[1].ignored == (9,)
     assert (tmp_path / "stopped" / "examples.png").stat().st_size
+
+
+@pytest.mark.slow
+def test_a_run_over_shards_of_classes_ends_with_the_same_bits_from_a_server_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    drawn, shards = write_classes(tmp_path / "drawn"), tmp_path / "shards"
+    for split in ("train", "val"):
+        images = read_labelled_images(drawn, split)
+        write_shards(images, shards / split, bytes_per_shard=40_960)
+    with serve(shards) as url:
+        source = DataSource(task="classify", path=url)
+        for run in ("whole", "stopped"):
+            fine_tune(tiny("classify"), source, tmp_path / run, conditions=QUICK)
+        shutil.rmtree(sorted((tmp_path / "stopped").glob("step-*"))[-1])
+        (tmp_path / "left-out.tsv").write_text("name\treason\n")
+
+        fine_tune(
+            tiny("classify"),
+            replace(source, quarantine=tmp_path / "left-out.tsv"),
+            tmp_path / "stopped",
+            conditions=replace(QUICK, workers=1),
+        )
+
+    first, second = weights_of(tmp_path / "whole"), weights_of(tmp_path / "stopped")
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert load_finetuned(tmp_path / "stopped")[1].classes == ("blue", "red")
+    assert f"--data {url}" in (tmp_path / "stopped" / "report.md").read_text()
 
 
 def test_other_settings_or_other_data_are_refused(finished: Finished, tmp_path: Path) -> None:

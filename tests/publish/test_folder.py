@@ -147,7 +147,7 @@ CHANGES: dict[str, tuple[Change, type[Exception], str]] = {
     "another digest": (
         lambda folder: edit_json(folder / "config.json", "wszoo", "sha256", value="0" * 64),
         ValueError,
-        "says wszoo.sha256 '0000.*', the record of .* '3579b0630da06",
+        f"says wszoo.sha256 '0000.*', the record of .* '{find(NAME).sha256}'",
     ),
     "another type": (
         lambda folder: edit_json(folder / "config.json", "wszoo", "dtype", value="F32"),

@@ -6,7 +6,11 @@ from collections.abc import Iterator
 import pytest
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
-from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    _http,
+    close_session,
+    get_session,
+)
 
 from tests.hub_server import Fault, HubServer
 from tests.publish.folders import COMMIT, NAME, REPOSITORY, commits
@@ -33,6 +37,7 @@ FAST = ("preupload", "send", "commit")
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(silence, "SILENCE", 0.3)
+    monkeypatch.setattr(silence, "COMMITTING", 0.3)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
 
 
@@ -59,6 +64,15 @@ def test_silence_ends_a_push_in_one_line_and_repeating_it_works(
     hub.faults.clear()
     assert publish(publication, REPOSITORY).tag == "v1"
     assert commits(hub) == 1
+
+
+def test_a_commit_may_take_longer_than_all_else(
+    hub: HubServer, publication: Publication, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silence, "COMMITTING", 5)
+    hub.faults = [Fault(COMMIT, hang=1)]
+
+    assert publish(publication, REPOSITORY).outcome == "published"
 
 
 @pytest.mark.parametrize("match", [COMMIT, "/tag/"])
@@ -92,6 +106,21 @@ def test_what_fails_at_once_is_tried_again_and_what_is_silent_is_not(hub: HubSer
                 get_session().get(ask)
 
     assert len(hub.asked(REPOSITORY)) == 2
+
+
+def test_the_limit_outlives_the_session_that_another_thread_closes(hub: HubServer) -> None:
+    hub.publish(REPOSITORY, {"config.json": b"{}"})
+    hub.faults = [Fault("/api/models", hang=60)]
+    before = _http._GLOBAL_CLIENT_FACTORY
+
+    with limited():
+        close_session()
+        with pytest.raises(HTTPError, match="timed out"):
+            get_session().get(f"{hub.endpoint}/api/models/{REPOSITORY}")
+
+    assert before is _http._GLOBAL_CLIENT_FACTORY
+    hub.faults = [Fault("/api/models", hang=0.6)]
+    assert HfApi().model_info(REPOSITORY).id == REPOSITORY
 
 
 def test_what_was_answered_may_be_asked_for_again_any_time_later(hub: HubServer) -> None:

@@ -78,6 +78,7 @@ def test_a_net_with_batch_norm_is_kept_as_timm_loads_it(
     card = (folder / "README.md").read_text()
     assert "256 = 64 per pass x 1 rank; BatchNorm sees those of one pass" in card
     assert f"Top-1 {results['evaluation']['top1']} %" in card
+    assert f"{MODEL} --recipe {RECIPE} --micro-batch-size 64 --data DIR" in card
     assert (folder / "curves.png").exists()
 
 
@@ -98,3 +99,11 @@ def test_a_run_that_is_not_finished_is_refused(tmp_path: Path, places: Path, pho
 
     assert result.exit_code == 3
     assert "has 0 of 1 epochs; repeat its command" in result.output
+
+
+def test_the_committed_baseline_has_the_card_that_its_results_render() -> None:
+    folder = publish.CARDS / "resnet18.e14_tin200"
+
+    assert (folder / "README.md").read_text() == baseline.baseline_card(
+        folder.name, read_results(folder), 200
+    )

@@ -13,15 +13,18 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from train import publish
-from train.measure import classes_told, cpu_time
+from train.header import complete_header
+from train.measure import classes_told, cpu_time, gallery_speeds
 from train.recipes import RECIPES
 from wszoo import weights_record
 from wszoo.cards import read_results, render_card
+from wszoo.cards.folder import write_config
 from wszoo.evaluate import Evaluation
 from wszoo.files import sha256_of
-from wszoo.publish import file_metadata, recipe_hash
+from wszoo.gallery.speed import read_speeds
 from wszoo.training.checkpoint import save_checkpoint
 from wszoo.weights import ASSETS, WEIGHTS_FILE, Weights, find, read_metadata
+from wszoo.weights_file import file_metadata, recipe_hash, with_metadata
 
 SMALL = find("test_resnet_gn_ws")
 RECIPE = "once_tin200"
@@ -170,12 +173,104 @@ def test_published_weights_are_measured_again_only_if_they_are_the_same(
     assert "Recognised best: " in card and "(confusion.png)" in card
 
 
-@pytest.mark.parametrize("words", [[], ["--cards", "--measure", SMALL.name], ["."]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["."],
+        ["--cards", "--measure", SMALL.name],
+        ["--cards", "--speeds"],
+        [".", "--header", SMALL.name],
+    ],
+)
 def test_what_is_to_be_done_must_be_clear(words: list[str]) -> None:
     result = call(*words)
 
     assert result.exit_code == 2
-    assert "give RUN and --data, --measure NAME and --data, or --cards alone" in result.stderr
+    assert "give RUN and --data, --measure NAME and --data, --header NAME, or one" in result.stderr
+
+
+def unfinished(places: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Weights, Path, Path]:
+    """The small net with a header that lacks what it should have, its file and table."""
+    weights, folder = published(places, monkeypatch)
+    path, table = places / "assets" / SMALL.name / WEIGHTS_FILE, places / "table.py"
+    path.parent.mkdir()
+    content = (ASSETS / SMALL.name / WEIGHTS_FILE).read_bytes()
+    lacking = {key: read_metadata(ASSETS / SMALL.name / WEIGHTS_FILE)[key] for key in ("model",)}
+    path.write_bytes(with_metadata(content, lacking))
+    weights = replace(weights, sha256=sha256_of(path))
+    table.write_text(f'sha256="{weights.sha256}", metrics=...\n')
+    write_config(folder, weights)
+    return weights, path, table
+
+
+def test_a_header_is_completed_and_every_tensor_stays(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, path, table = unfinished(places, monkeypatch)
+    where: Any = {"assets": places / "assets", "table": table}
+    before = load_file(path)
+
+    completed = complete_header(weights, places / "cards", **where)
+
+    assert completed is not None and completed.sha256 == sha256_of(path) != weights.sha256
+    results = read_results(places / "cards" / SMALL.name)
+    metadata = read_metadata(path)
+    assert metadata["recipe_hash"] == results["recipe_hash"] == recipe_hash(results["recipe"])
+    assert metadata["code"] == results["code"]
+    assert results["sha256_before"][-1] == weights.sha256
+    assert results["file_bytes"] == path.stat().st_size
+    config = json.loads((places / "cards" / SMALL.name / "config.json").read_text())
+    assert config["wszoo"]["sha256"] == completed.sha256
+    assert table.read_text() == f'sha256="{completed.sha256}", metrics=...\n'
+    after = load_file(path)
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[key], before[key]) for key in before)
+
+    assert complete_header(completed, places / "cards", **where) is None
+    assert read_results(places / "cards" / SMALL.name) == results
+
+
+def test_a_header_is_left_alone_where_the_record_is_another(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, path, table = unfinished(places, monkeypatch)
+    where: Any = {"assets": places / "assets", "table": table}
+    content = path.read_bytes()
+
+    with pytest.raises(ValueError, match="its record says 000000000000"):
+        complete_header(replace(weights, sha256="0" * 64), places / "cards", **where)
+    table.write_text("")
+    with pytest.raises(ValueError, match=r"table\.py does not name .*… once; see to its records"):
+        complete_header(weights, places / "cards", **where)
+
+    assert path.read_bytes() == content
+
+
+def test_published_weights_say_all_in_their_headers() -> None:
+    result = call("--header", SMALL.name)
+
+    assert result.output == f"{SMALL.name}: complete\n"
+
+
+def test_a_figure_whose_study_is_gone_leaves_the_card(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder = published(places, monkeypatch)
+    (folder / "batch_size_study.png").write_bytes((folder / "curves.png").read_bytes())
+
+    assert call("--cards").exit_code == 0
+
+    assert not (folder / "batch_size_study.png").exists()
+    assert "batch_size_study.png" not in (folder / "README.md").read_text()
+
+
+def test_nets_are_timed_for_the_gallery_by_one_thread(tmp_path: Path) -> None:
+    path = gallery_speeds(pattern="test*", rounds=1, path=tmp_path / "speed.json")
+
+    speeds = read_speeds(path)
+    assert [(row.model, row.pixels) for row in speeds.rows] == [(SMALL.model, 64)]
+    assert speeds.hardware.startswith("1 thread (") and speeds.what.endswith("of one thread")
 
 
 def test_classes_are_ranked_by_the_share_of_their_photos() -> None:

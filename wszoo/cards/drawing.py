@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from wszoo.cards.training import COST, CURVES
+from wszoo.cards.words import NOT_RECORDED
 from wszoo.visualize import draw_curves
 
 
@@ -33,6 +34,7 @@ def draw_cost(results: dict[str, Any], name: str, folder: Path) -> None:
     """Draw accuracy over what it has cost, from the first of the runs that lead here."""
     own = [(row["seconds"], row["held_out_top1"]) for row in results["epochs"]]
     before = [(run["tag"], run["points"]) for run in reversed(results.get("before", []))]
+    is_known = not before and results["hardware"] != NOT_RECORDED
     spent, series = 0.0, {}
     for tag, points in (*before, (results["recipe_name"], own)):
         series[tag] = [((spent + seconds) / 3600, top1) for seconds, top1 in points]
@@ -40,7 +42,7 @@ def draw_cost(results: dict[str, Any], name: str, folder: Path) -> None:
     draw_curves(
         series,
         folder / COST,
-        x_label="hours of wall time" if before else f"hours on {results['hardware']}",
+        x_label=f"hours on {results['hardware']}" if is_known else "hours of wall time",
         y_label="held-out top-1 (%)",
         title=f"{name}: accuracy over cost",
     )

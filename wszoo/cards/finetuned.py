@@ -248,7 +248,8 @@ def _training(results: dict[str, Any]) -> str:
         "hardware": results.get("hardware"),
         "time": duration(results["seconds"]) if "seconds" in results else None,
         "starts": results.get("starts"),
-        "code": results.get("code"),
+        "code": results["code"],
+        "recipe hash": f"`{results['recipe_hash']}`",
         **results.get("versions", {}),
         "data digest": results.get("data", {}).get("digest"),
     }

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ from wszoo.cards.finetuned import SHOWN, began_with, finetuned_card
 from wszoo.cards.folder import CARD, CONFIG, copy_into
 from wszoo.cards.licences import licence_of
 from wszoo.cards.results import RESULTS
-from wszoo.cards.words import Words, missing
+from wszoo.cards.words import NOT_RECORDED, Words, missing
 from wszoo.finetune.outputs import Facts, read_facts, require_output
 from wszoo.finetune.report import EXAMPLES
 from wszoo.training.rows import read_rows
 from wszoo.weights import WEIGHTS_FILE
-from wszoo.weights_file import read_header
+from wszoo.weights_file import read_header, read_metadata, recipe_hash
 
 
 def write_finetuned(
@@ -68,6 +69,8 @@ def results_of(home: Path, net: Facts, folder: Path) -> dict[str, Any]:
     channel_norms = sum(key.endswith(".bn.running_mean") for key in statistics)
     results: dict[str, Any] = {
         **net.to_json(),
+        "recipe_hash": recipe_hash(asdict(net.settings)),
+        "code": read_metadata(folder / WEIGHTS_FILE).get("code", NOT_RECORDED),
         "parameters": sum(math.prod(entry["shape"]) for entry in header.values()),
         # BatchChannelNorm holds one, which is part of it and none of the net's own.
         "batch_norms": len(statistics) - channel_norms,
@@ -77,7 +80,9 @@ def results_of(home: Path, net: Facts, folder: Path) -> dict[str, Any]:
     }
     if (home / "run.json").exists():
         declared = json.loads((home / "run.json").read_text(encoding="utf-8"))
-        results |= {key: declared[key] for key in ("data", "start", "hardware", "code")}
+        results |= {key: declared[key] for key in ("data", "start", "hardware")}
+        if results["code"] == NOT_RECORDED and declared["code"] != "unknown":
+            results["code"] = declared["code"]  # files said nothing of it before
     starts, _ = read_rows(home / "starts.jsonl")
     rows, _ = read_rows(home / "metrics.jsonl")
     if starts:

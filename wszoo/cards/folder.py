@@ -17,6 +17,16 @@ CARD, CONFIG = "README.md", "config.json"
 _OURS = {CARD, CONFIG, RESULTS, WEIGHTS_FILE, ORIGIN_FILE}
 
 
+def default_cards() -> Path | None:
+    """The folder of the zoo's own cards: in the package, or in the checkout it runs from.
+
+    A wheel has ``model_cards`` in the package, without weights and studies.
+    """
+    package = Path(__file__).parents[1]
+    places = (package / "model_cards", package.parent / "model_cards")
+    return next(filter(Path.is_dir, places), None)
+
+
 def prepare(folder: Path) -> None:
     """Make a folder for a card, or see that an existing one holds nothing else.
 

@@ -35,7 +35,13 @@ from wszoo.files import sha256_of
 from wszoo.training.checkpoint import load_checkpoint
 from wszoo.training.rows import Row, read_rows
 from wszoo.weights import WEIGHTS_FILE, Weights, record_of
-from wszoo.weights_file import weights_bytes, write_whole
+from wszoo.weights_file import (
+    file_metadata,
+    named_code,
+    recipe_hash,
+    weights_bytes,
+    write_whole,
+)
 
 _COMMAND = "python -m train.pretrain {model} --recipe {recipe_name} --data DIR --out RUN"
 
@@ -78,7 +84,8 @@ class PretrainedRun:
             "hardware": self.facts["hardware"],
             "versions": {name: version(name) for name in ("torch", "timm", "wszoo")},
             "python": platform.python_version(),
-            "code": self.facts["code"],
+            "code": named_code(self.facts["code"]),
+            "recipe_hash": recipe_hash(self.facts["settings"]),
         }
 
 
@@ -146,12 +153,14 @@ def write_pretrained(run: Path, folder: Path, words: Words) -> tuple[str, ...]:
         raise ValueError(f"{run} trained {model!r}, which is not of this zoo; see `wszoo list`")
     base = _began_with(model, recipe)
     license = licence_of(words, base) or NOT_STATED
-    code = trained.facts["code"]
-    metadata = {"format": "pt", "model": model, "formula": "jhu", "code": code}
+    results = trained.results
+    metadata = file_metadata(
+        model=model, tag=trained.tag, formula="jhu", settings=recipe, code=results["code"]
+    )
     write_whole(folder / WEIGHTS_FILE, weights_bytes(trained.state_dict, metadata))
     weights = Weights(
         model=model,
-        tag=trained.facts["recipe"],
+        tag=trained.tag,
         sha256=sha256_of(folder / WEIGHTS_FILE),
         license=license,
         dtype="F32",
@@ -160,7 +169,7 @@ def write_pretrained(run: Path, folder: Path, words: Words) -> tuple[str, ...]:
         crop_pct=recipe["test_crop"],
         interpolation="bicubic",
     )
-    results = trained.results | {
+    results |= {
         "data": trained.facts["data"],
         "file_bytes": (folder / WEIGHTS_FILE).stat().st_size,
         "sha256": weights.sha256,
@@ -246,6 +255,7 @@ def _facts(weights: Weights, described: dict[str, Any], results: dict[str, Any])
         "classes": weights.num_classes,
         "file": f"{results['file_bytes']:,} bytes, {weights.dtype}",
         "sha256": f"`{weights.sha256}`",
+        "recipe hash": f"`{results['recipe_hash']}`",
     }
     return f"## Facts\n\n{facts(rows)}"
 

@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult
 from wszoo.cards import usage
 from wszoo.cards.converted import converted_card
 from wszoo.cards.data_sets import DataSet, data_set_of
-from wszoo.cards.results import TOPICS, recipe_hash
+from wszoo.cards.results import STUDY_FIGURE, TOPICS
 from wszoo.cards.size import size_rows
 from wszoo.cards.text import (
     NOT_MEASURED,
@@ -24,6 +24,7 @@ from wszoo.cards.text import (
 from wszoo.cards.training import training_section
 from wszoo.describe import describe, where
 from wszoo.weights import WEIGHTS, Weights
+from wszoo.weights_file import recipe_hash
 
 _Row = tuple[str, str, str]  # what, result, how
 _ANSWER = 'wszoo.weights.find("{}").label_names()[shares.argmax()]'
@@ -131,8 +132,15 @@ def _facts(weights: Weights, results: dict[str, Any], described: dict[str, Any])
         "sha256": f"`{weights.sha256}`",
         "recipe hash": f"`{recipe_hash(results['recipe'])}`",
     }
-    check = f"`wszoo verify {weights.name}` checks the file, down to every value."
-    return f"## Facts\n\n{facts(rows)}\n\n{check}"
+    before = ", ".join(f"`{digest}`" for digest in results.get("sha256_before", ()))
+    text = paragraph(
+        f"`wszoo verify {weights.name}` checks the file, down to every value.",
+        f"Its header was completed later, with recipe hash and code; until then its sha256 was "
+        f"{before}. Every tensor is the same, byte by byte."
+        if before
+        else "",
+    )
+    return f"## Facts\n\n{facts(rows)}\n\n{text}"
 
 
 def _results(weights: Weights, results: dict[str, Any], data: DataSet) -> str:
@@ -149,7 +157,8 @@ def _results(weights: Weights, results: dict[str, Any], data: DataSet) -> str:
         rows.append((TOPICS["seeds"], NOT_MEASURED, f"one run, seed {seed}"))
         del found["seeds"]
     for topic, each in found.items():
-        rows += each or [(TOPICS[topic], NOT_MEASURED, "")]
+        elsewhere = "of another net: see below" if topic in results.get("studies", {}) else ""
+        rows += each or [(TOPICS[topic], NOT_MEASURED, elsewhere)]
     note = paragraph(
         f"DIR holds the archives or class folders of {data.name}. The error is the binomial one of "
         f"so many photos, which were looked at with the published file alone."
@@ -158,10 +167,21 @@ def _results(weights: Weights, results: dict[str, Any], data: DataSet) -> str:
         "## Results",
         table(("what", "result", "how"), rows),
         note,
+        _size_not_chosen(weights, results),
         _classes(results),
         pictures(_PICTURES, results.get("pictures", ())),
+        *(_study(topic, told) for topic, told in results.get("studies", {}).items()),
     ]
     return "\n\n".join(filter(None, parts))
+
+
+def _study(topic: str, told: dict[str, str]) -> str:
+    """What a study of another net has shown."""
+    text = paragraph(
+        f"{TOPICS[topic].capitalize()}, of another net than this one. {told['note']}",
+        f"`{told['command']}`; {told['source']}.",
+    )
+    return f"{text}\n\n![{told['title']}]({STUDY_FIGURE.format(topic)})"
 
 
 def _by_topic(results: dict[str, Any]) -> dict[str, list[_Row]]:
@@ -173,6 +193,18 @@ def _by_topic(results: dict[str, Any]) -> dict[str, list[_Row]]:
         topic = finding["topic"]
         rows.setdefault(topic, []).append((TOPICS[topic], finding["finding"], how))
     return rows
+
+
+def _size_not_chosen(weights: Weights, results: dict[str, Any]) -> str:
+    """Where the size of evaluation is not the one that does best on photos held out."""
+    by_pixels, own = results.get("held_out_by_pixels", {}), str(weights.input_size[-1])
+    best = max(by_pixels, key=by_pixels.__getitem__, default=own)
+    if own not in by_pixels or by_pixels[own] == by_pixels[best]:
+        return ""
+    return paragraph(
+        f"The size of {own} pixels was not chosen by the photos held out, which do best at {best}: "
+        f"{by_pixels[best]} % in place of {by_pixels[own]} %."
+    )
 
 
 def _classes(results: dict[str, Any]) -> str:
@@ -236,6 +268,6 @@ def _versions(weights: Weights) -> str:
         for each in WEIGHTS
         if each.model == weights.model
     ]
-    note = "The first is what the name without a tag loads. A tag is never given to another file."
+    note = "The first is what the name without a tag loads. A tag is never given to other values."
     heads = ("tag", "top-1", "sha256 begins with")
     return f"## Weights of this net\n\n{table(heads, rows)}\n\n{note}"

@@ -8,12 +8,11 @@ file in ``model_cards/studies`` or ``model_cards/benchmarks``, a list of finding
 
 ``weights`` is a glob over names; ``picture``, which may lack, lies beside the file. ``make cards``
 takes them over into the ``results.json`` of each card, so that a card is a function of its record
-and this file alone.
+and this file alone. A study of another net that tells of all nets here is named in ``_STUDIES``.
 """
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,10 @@ TOPICS = {
     "energy": "energy, CO2",
 }
 RESULTS = "results.json"
+STUDY_FIGURE = "{}_study.png"  # its name beside a card, by topic
+# Studies of other nets whose figure every card shows once their page is there, by topic: the
+# figure, and the command that made it.
+_STUDIES = {"batch_size": ("error", "python -m train.study_batch_size")}
 _FINDING = {"topic", "weights", "finding", "command"}
 
 
@@ -46,10 +49,10 @@ def read_results(folder: Path) -> dict[str, Any]:
     return _read(path)
 
 
-def recipe_hash(settings: Mapping[str, Any]) -> str:
-    """Digest of a recipe's settings, whatever their order."""
-    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+def write_results(folder: Path, results: dict[str, Any]) -> None:
+    """Write the ``results.json`` of a card's folder as it is read."""
+    text = json.dumps(results, indent=2) + "\n"
+    (folder / RESULTS).write_text(text, encoding="utf-8")
 
 
 def gather(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
@@ -61,8 +64,8 @@ def gather(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         The same with ``pictures``: names of the PNG files beside the card; ``findings``: of studies
-        and benchmarks; ``before``: the runs that it goes on from, the latest first. Each is left
-        out where there is none.
+        and benchmarks; ``studies``: what the figures of studies of other nets show; ``before``: the
+        runs that it goes on from, the latest first. Each is left out where there is none.
 
     Raises:
         ValueError: A file is no JSON, or a finding lacks a part or has an unknown topic.
@@ -70,6 +73,7 @@ def gather(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
     gathered = {
         "pictures": sorted(path.name for path in folder.glob("*.png")),
         "findings": list(_findings(folder)),
+        "studies": {topic: told for topic, (_, told) in _studied(folder)},
         "before": list(_before(folder, results)),
     }
     kept = {key: value for key, value in results.items() if key not in gathered}
@@ -90,11 +94,24 @@ def study_pictures(folder: Path) -> dict[str, Path]:
     Raises:
         ValueError: As for ``gather``.
     """
-    return {
+    found = {
         f"{finding['topic']}.png": path.parent / finding["picture"]
         for path, finding in _told(folder)
         if "picture" in finding
     }
+    return found | {STUDY_FIGURE.format(topic): path for topic, (path, _) in _studied(folder)}
+
+
+def _studied(folder: Path) -> Iterator[tuple[str, tuple[Path, dict[str, str]]]]:
+    """By topic, the figure of a study of another net and what its page says of it."""
+    for topic, (figure, command) in _STUDIES.items():
+        home = folder.parent / "studies" / topic
+        picture, plotted = home / f"{figure}.png", home / "figures.json"
+        if (home / "README.md").is_file() and picture.is_file() and plotted.is_file():
+            plot = _read(plotted).get(figure, {})
+            told = {"title": plot.get("title", ""), "note": plot.get("note", "")}
+            source = f"{folder.parent.name}/studies/{topic}"
+            yield topic, (picture, {**told, "command": command, "source": source})
 
 
 def _findings(folder: Path) -> Iterator[dict[str, str]]:

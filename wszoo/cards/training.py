@@ -3,6 +3,7 @@
 from typing import Any
 
 from wszoo.cards.text import facts, paragraph, pictures, table
+from wszoo.cards.words import NOT_RECORDED
 from wszoo.training.report import duration
 
 CURVES, COST = "curves.png", "cost.png"
@@ -36,7 +37,7 @@ def training_section(results: dict[str, Any], classes: int, commands: str) -> st
         f"```\n{commands.format(**results)}\n```",
         _average(results),
         paragraph(_chosen_on(recipe, classes), _lineage(results), str(results.get("remark", ""))),
-        f"One process on {results['hardware']}, {duration(epochs[-1]['seconds'])} of wall time; "
+        f"One process on {_where(results)}, {duration(epochs[-1]['seconds'])} of wall time; "
         f"energy was not measured.\nCode {results['code']}; {versions}.",
         facts({f"`{key}`": value for key, value in recipe.items()}),
         "`wszoo/training/recipe.py` says what each of these means; `results.json` has them too.",
@@ -45,6 +46,11 @@ def training_section(results: dict[str, Any], classes: int, commands: str) -> st
         _by_pixels(results.get("held_out_by_pixels", {})),
     )
     return "\n\n".join(filter(None, parts))
+
+
+def _where(results: dict[str, Any]) -> str:
+    hardware = str(results["hardware"])
+    return "hardware that was not recorded" if hardware == NOT_RECORDED else hardware
 
 
 def _average(results: dict[str, Any]) -> str:

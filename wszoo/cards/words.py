@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 NOT_STATED = "not stated"
+NOT_RECORDED = "not recorded"  # what no program wrote down when it happened
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,8 @@
 """Data sets on disk, read into one sample type per task."""
 
-from wszoo.datasets.classification import (
-    LabelledImages,
-    find_images,
-    open_image,
-    read_labelled_images,
-)
+from wszoo.datasets.classification import LabelledImages, find_images, open_image
 from wszoo.datasets.detection import DetectionImages, Objects, read_detection
+from wszoo.datasets.labelled import read_labelled_images
 from wszoo.datasets.shards import ShardedImages, open_shards
 from wszoo.datasets.stored import StoredImages, store_images
 

@@ -129,19 +129,19 @@ def check_data(
             path, split, classes=classes, ignore=ignore, input_size=input_size, progress=progress
         )
     else:
-        survey = _survey_detection(Path(path), split, classes, progress)
+        survey = _survey_detection(path, split, classes, progress)
     return Report(task=task, path=str(path), survey=survey)
 
 
 def _survey_detection(
-    path: Path, split: str | None, classes: Sequence[str] | None, progress: Progress
+    path: Path | str, split: str | None, classes: Sequence[str] | None, progress: Progress
 ) -> Survey:
     from wszoo.datasets.check_detection import inspect_detection
     from wszoo.datasets.detection import read_annotations
     from wszoo.datasets.detection_photos import known_sizes
 
     findings = inspect_detection(path, split, classes=classes, progress=progress)
-    found, _ = read_annotations(path, split, classes=classes, all_splits=True)
+    found, _ = read_annotations(Path(path), split, classes=classes, all_splits=True)
     sizes, _ = known_sizes(found.images)
     of_split: defaultdict[str, list[_Sized]] = defaultdict(list)
     for image, size in zip(found.images, sizes, strict=True):

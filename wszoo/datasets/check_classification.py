@@ -1,4 +1,4 @@
-"""Defects of a classification set: class folders on disk, or inside tar archives."""
+"""Defects of a classification set: class folders on disk, inside tar archives, or in shards."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,8 @@ def inspect_classification(path: Path | str, split: str | None = None) -> list[F
 
     Raises:
         FileNotFoundError: ``path`` or the split does not exist.
-        ValueError: There are no photos, or an archive is damaged.
+        ValueError: There are no photos, or an archive or a shard is damaged.
+        ConnectionError: Shards could not be fetched.
     """
     return [*survey_classification(path, split).findings]
 
@@ -54,9 +55,10 @@ def survey_classification(
 
     Raises:
         FileNotFoundError: ``path`` or the split does not exist.
-        ValueError: There are no photos, or an archive is damaged.
+        ValueError: There are no photos, or an archive or a shard is damaged.
+        ConnectionError: Shards could not be fetched.
     """
-    listing = list_classification(Path(path), split)
+    listing = list_classification(path, split)
     facts = examine_photos([photo.file for photo in listing.photos], progress)
     photos = [
         Labelled(name=photo.file.name, split=photo.split or ALL, label=photo.label)
@@ -109,8 +111,8 @@ def _place_findings(listing: ClassificationListing) -> Iterator[Finding]:
         yield Finding(
             code="class-empty",
             level="error",
-            message="class folders without images",
-            fix="put some in, or remove these folders",
+            message="classes without images",
+            fix="put some in, or remove these classes",
             count=len(listing.empty),
             examples=tuple(listing.empty[:SHOWN]),
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wszoo.datasets.annotations import AnnotatedImage, AnnotatedSet
 from wszoo.datasets.box_checks import check_objects
-from wszoo.datasets.detection import read_annotations
+from wszoo.datasets.detection import read_annotations, require_local
 from wszoo.datasets.detection_photos import Progress, check_photos
 from wszoo.datasets.detection_problems import Problem, to_findings
 from wszoo.datasets.findings import Finding
@@ -35,6 +35,7 @@ def inspect_detection(
         FileNotFoundError: ``path`` or the split does not exist.
         ValueError: There are no annotations.
     """
+    require_local(path)
     found, problems = read_annotations(Path(path), split, classes=classes, all_splits=True)
     sizes, broken = check_photos(found.images, progress)
     problems += [

@@ -71,13 +71,14 @@ class LabelledImages:
 
     Attributes:
         names: Path of each photo, or ``archive:member``.
-        sources: Where its bytes are: a path, or the bytes themselves.
+        sources: Where its bytes are: a path, or the bytes themselves; those in shards are read when
+            they are asked for.
         targets: Index of its class in ``classes``.
         classes: Folder names in sorted order.
     """
 
-    names: tuple[str, ...]
-    sources: tuple[Path | bytes, ...]
+    names: Sequence[str]
+    sources: Sequence[Path | bytes]
     targets: tuple[int, ...]
     classes: tuple[str, ...]
 
@@ -88,15 +89,21 @@ class LabelledImages:
         """Photo ``index`` as upright RGB."""
         return open_image(self.sources[index], self.names[index])
 
+    def select(self, indices: Iterable[int]) -> "LabelledImages":
+        """These photos, in this order, with all classes."""
+        rows = [*indices]
+        return replace(
+            self,
+            names=tuple(self.names[row] for row in rows),
+            sources=tuple(self.sources[row] for row in rows),
+            targets=tuple(self.targets[row] for row in rows),
+        )
+
     def without(self, names: Collection[str]) -> "LabelledImages":
         """All but the photos of these names; how their paths are written makes no difference."""
         left_out = {os.path.abspath(name) for name in names}
-        kept = [i for i, name in enumerate(self.names) if os.path.abspath(name) not in left_out]
-        return replace(
-            self,
-            names=tuple(self.names[index] for index in kept),
-            sources=tuple(self.sources[index] for index in kept),
-            targets=tuple(self.targets[index] for index in kept),
+        return self.select(
+            row for row, name in enumerate(self.names) if os.path.abspath(name) not in left_out
         )
 
     def decode(self, size: int) -> np.ndarray:
@@ -138,10 +145,10 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
-def read_labelled_images(
+def read_class_folders(
     path: Path | str, split: str | None = None, *, default: str | None = None
 ) -> LabelledImages:
-    """Find the photos and classes under ``path``.
+    """Find the photos and classes under ``path``, which holds no shards.
 
     Args:
         path: A folder of class folders, a tar archive of class folders, or a folder that holds

@@ -1,10 +1,11 @@
 """All that lies in a classification set, also what ``read_labelled_images`` would refuse."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from wszoo.datasets.labelled import open_labelled_shards
 from wszoo.datasets.listing import (
     ListedFile,
     list_archive,
@@ -13,7 +14,7 @@ from wszoo.datasets.listing import (
     split_archives,
     split_of,
 )
-from wszoo.datasets.shard_manifest import MANIFEST
+from wszoo.datasets.shard_splits import Location, find_shards
 
 
 class ListedPhoto(NamedTuple):
@@ -32,7 +33,7 @@ class ClassificationListing:
         photos: The same as ``read_labelled_images`` finds.
         strays: Photos in no class folder.
         unread: Other files in class folders.
-        empty: Class folders without photos.
+        empty: Class folders, or classes of shards, without photos.
         aside: Folders or files beside the splits that belong to none.
     """
 
@@ -50,7 +51,7 @@ class ClassificationListing:
             self.unread.append(file)
 
 
-def list_classification(path: Path, split: str | None) -> ClassificationListing:
+def list_classification(path: Path | str, split: str | None) -> ClassificationListing:
     """Find photos and classes under ``path``.
 
     Args:
@@ -59,20 +60,41 @@ def list_classification(path: Path, split: str | None) -> ClassificationListing:
 
     Raises:
         FileNotFoundError: ``path`` or the split does not exist.
-        ValueError: There are no photos, ``path`` holds shards, or an archive is damaged.
+        ValueError: There are no photos, or an archive or a shard is damaged.
+        ConnectionError: Shards could not be fetched.
     """
     listing = ClassificationListing()
+    if shards := find_shards(path):
+        _add_shards(listing, path, shards, split)
+        return listing
+    path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no such folder or archive: {path}")
     if path.is_file():
         _add_archive(listing, path, split)
-    elif (path / MANIFEST).is_file():
-        raise ValueError(f"{path} holds tar shards; check them with `wszoo shards check --decode`")
     else:
         _add_folders(listing, path, split)
     if not listing.photos:
         raise ValueError(f"no images in {path}: expected <class>/<image>, one folder per class")
     return listing
+
+
+def _add_shards(
+    listing: ClassificationListing,
+    path: Path | str,
+    shards: Mapping[str | None, Location],
+    split: str | None,
+) -> None:
+    require_split(path, {*filter(None, shards)}, split)
+    for its, place in shards.items():
+        if split in (None, its):
+            opened = open_labelled_shards(place)
+            for file, target in zip(opened.files(), opened.targets, strict=True):
+                listing.photos.append(ListedPhoto(file, its, opened.classes[target]))
+            held = {*opened.targets}
+            listing.empty += [
+                f"{place}: {name}" for row, name in enumerate(opened.classes) if row not in held
+            ]
 
 
 def _add_folders(listing: ClassificationListing, path: Path, split: str | None) -> None:

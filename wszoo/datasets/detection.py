@@ -26,6 +26,7 @@ from wszoo.datasets.detection_problems import KINDS, Problem
 from wszoo.datasets.file_tree import FileTree, open_tree
 from wszoo.datasets.instance_masks import Segmentation, decode_mask
 from wszoo.datasets.listing import choose_split
+from wszoo.datasets.shard_files import is_url
 from wszoo.datasets.voc import VocFiles
 
 
@@ -156,6 +157,7 @@ def read_detection(
         ValueError: No annotations, several splits and none named, or something is wrong with a
             file or an object.
     """
+    require_local(path)
     path = Path(path)
     found, problems = read_annotations(path, split, default=default, classes=classes)
     left_out = {os.path.abspath(name) for name in quarantine}
@@ -178,6 +180,19 @@ def read_detection(
         ),
         has_masks=has_masks,
     )
+
+
+def require_local(path: Path | str) -> None:
+    """See that a path is not the address of a server.
+
+    Raises:
+        ValueError: It is.
+    """
+    if is_url(path):
+        raise ValueError(
+            f"{path} is an address, but photos with boxes are read from a folder or an archive on "
+            f"a disk; fetch them first"
+        )
 
 
 def read_annotations(

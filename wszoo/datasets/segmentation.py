@@ -10,17 +10,16 @@ import numpy as np
 from PIL import Image
 
 from wszoo.datasets.classification import open_image
-from wszoo.datasets.fetching import Patience
 from wszoo.datasets.listing import ListedFile, as_known, choose_split
-from wszoo.datasets.mask_shards import MaskShards, find_mask_shards, open_mask_shards
+from wszoo.datasets.mask_shards import MaskShards, open_mask_shards
 from wszoo.datasets.masks import IGNORED, lay_on_photo, open_mask, read_header
 from wszoo.datasets.segmentation_layouts import Pair, SegmentationListing, list_segmentation
-from wszoo.datasets.shard_files import LocalShards, StoredParts
-from wszoo.datasets.shards import blockwise_order
+from wszoo.datasets.shard_files import StoredParts
+from wszoo.datasets.shard_splits import WORKERS_PATIENCE, find_shards
+from wszoo.datasets.shards import shuffled
 from wszoo.training.sampler import epoch_order
 
 _UNKNOWN = -1
-_PATIENCE = Patience(limit=240)  # seconds; a worker that reads for 300 is given up without a word
 _SEE = "see `wszoo check-data --task segment`, whose --quarantine lists what to leave out"
 
 
@@ -98,12 +97,9 @@ class SegmentationImages:
         From a server it keeps to a few shards at a time; else it is wholly free.
         """
         stored = self.sources
-        if not isinstance(stored, StoredParts) or isinstance(stored.reader.files, LocalShards):
-            return epoch_order(seed, epoch, len(self))
-        shards = stored.places[:, 0]
-        by_shard = np.argsort(shards, kind="stable")
-        counts = np.unique(shards, return_counts=True)[1]
-        return by_shard[blockwise_order(seed, epoch, counts.tolist())]
+        if isinstance(stored, StoredParts):
+            return shuffled(stored, seed, epoch)
+        return epoch_order(seed, epoch, len(self))
 
     def select(self, indices: Iterable[int]) -> "SegmentationImages":
         """These photos, in this order, with all classes."""
@@ -168,9 +164,9 @@ def read_segmentation(
         ConnectionError: Shards could not be fetched.
     """
     require_values(ignore)
-    if shards := find_mask_shards(path):
+    if shards := find_shards(path):
         chosen = choose_split(path, {*filter(None, shards)}, split, default)
-        opened = open_mask_shards(shards[chosen], _PATIENCE)
+        opened = open_mask_shards(shards[chosen], WORKERS_PATIENCE)
         left = _from_shards(path, opened, classes, ignore).without(quarantine)
         if not len(left):
             raise ValueError(f"no images are left of {path}; put some in, or quarantine fewer")

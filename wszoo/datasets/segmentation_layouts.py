@@ -15,7 +15,8 @@ from wszoo.datasets.listing import (
     split_archives,
     split_of,
 )
-from wszoo.datasets.mask_shards import Location, find_mask_shards, open_mask_shards
+from wszoo.datasets.mask_shards import open_mask_shards
+from wszoo.datasets.shard_splits import Location, find_shards
 
 LAYOUTS = (
     "images/ and masks/, alone, inside train/ and val/ or with these inside; train/ and "
@@ -93,7 +94,7 @@ def list_segmentation(path: Path | str) -> SegmentationListing:
 
     Args:
         path: A folder, a tar archive, a folder of archives with splits in their names, or shards
-            as ``find_mask_shards`` takes them.
+            as ``find_shards`` takes them.
 
     Raises:
         FileNotFoundError: ``path`` does not exist.
@@ -101,7 +102,7 @@ def list_segmentation(path: Path | str) -> SegmentationListing:
             damaged.
         ConnectionError: Shards could not be fetched.
     """
-    if shards := find_mask_shards(path):
+    if shards := find_shards(path):
         return _list_shards(path, shards)
     path = Path(path)
     if not path.exists():

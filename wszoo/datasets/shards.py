@@ -20,6 +20,7 @@ from wszoo.datasets.shard_files import (
     LocalShards,
     RemoteShards,
     ShardReader,
+    StoredParts,
     folder_of,
     open_files,
 )
@@ -124,6 +125,19 @@ def blockwise_order(
     return np.concatenate(blocks)
 
 
+def shuffled(parts: StoredParts, seed: int, epoch: int) -> np.ndarray:
+    """A permutation of parts of shards, the same one for the same arguments.
+
+    From a server it keeps to a few shards at a time; of a local one it is wholly free.
+    """
+    if isinstance(parts.reader.files, LocalShards):
+        return epoch_order(seed, epoch, len(parts))
+    shards = parts.places[:, 0]
+    by_shard = np.argsort(shards, kind="stable")
+    counts = np.unique(shards, return_counts=True)[1]
+    return by_shard[blockwise_order(seed, epoch, counts.tolist())]
+
+
 def open_shards(
     path_or_url: str | Path,
     *,
@@ -150,9 +164,18 @@ def open_shards(
     index, reader = open_files(
         folder_of(path_or_url), cache=cache, cache_bytes=cache_bytes, patience=patience
     )
+    refuse_masks(reader)
+    return ShardedImages(reader.manifest, index, reader.files)
+
+
+def refuse_masks(reader: ShardReader) -> None:
+    """See that shards hold photos with one class each.
+
+    Raises:
+        ValueError: They hold masks.
+    """
     if isinstance(reader.manifest, MaskManifest):
         raise ValueError(
             f"{reader.files} holds photos with masks, not with one class each; read them as a "
             f"segmentation set"
         )
-    return ShardedImages(reader.manifest, index, reader.files)

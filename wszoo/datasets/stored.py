@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wszoo.datasets.classification import LabelledImages, read_labelled_images
+from wszoo.datasets.classification import LabelledImages, read_class_folders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ def store_images(data: Path, split: str, size: int, cache: Path) -> StoredImages
     """Decode a split into ``cache``, or find it there from before.
 
     Args:
-        data: What ``read_labelled_images`` takes.
+        data: What ``read_class_folders`` takes.
         split: Which split of it.
         size: Pixels of a side; a photo of another size is cropped at the centre and resized.
         cache: Folder for the arrays. A set whose files changed is decoded anew.
@@ -45,7 +45,7 @@ def store_images(data: Path, split: str, size: int, cache: Path) -> StoredImages
     array, labels = base.with_suffix(".npy"), base.with_suffix(".json")
     if not labels.exists():  # written last
         cache.mkdir(parents=True, exist_ok=True)
-        images = read_labelled_images(data, split)
+        images = read_class_folders(data, split)
         np.save(array, images.decode(size))
         labels.write_text(_listing(images))
     meta = json.loads(labels.read_text())

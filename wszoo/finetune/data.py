@@ -13,6 +13,7 @@ from wszoo.datasets.annotations import ClassId
 from wszoo.datasets.check import Report, check_data
 from wszoo.datasets.detection import DetectionImages, read_detection
 from wszoo.datasets.findings import Finding
+from wszoo.datasets.labelled import LabelledShards
 from wszoo.datasets.listing import as_known
 from wszoo.datasets.photo_check import Progress
 from wszoo.datasets.quarantine import read_quarantine
@@ -30,7 +31,7 @@ class DataSource:
 
     Attributes:
         task: What they are for.
-        path: As the reader of the task takes it; for segmentation it may be the address of shards.
+        path: As the reader of the task takes it; that of shards may be an address.
         classes: As the reader takes them; class folders have their own names.
         ignore: Values of masks without a class.
         quarantine: File of photos to leave out, as ``wszoo check-data`` writes it.
@@ -89,7 +90,8 @@ class Splits:
 
 def _digest(images: Images) -> str:
     if isinstance(images, LabelledImages):
-        return digest_of(images.names, images.targets)
+        named = digest_of(images.names, images.targets)
+        return images.sources.digest + named if isinstance(images, LabelledShards) else named
     if isinstance(images, DetectionImages):
         objects = images.objects
         return digest_of(
@@ -131,12 +133,14 @@ def _error_line(source: DataSource, errors: list[Finding]) -> str:
     first = errors[0]
     where = f", as in {first.examples[0]}" if first.examples else ""
     others = f" (and {len(errors) - 1} other kinds of errors)" if len(errors) > 1 else ""
-    data = shlex.quote(str(source.path))
-    return (
-        f"{source.path} has {first.count} x {first.message}{where}{others}; {first.fix}: "
-        f"`wszoo check-data --task {source.task} --data {data} --quarantine FILE` shows all and "
-        f"writes the list that --quarantine takes here"
-    )
+    command = f"wszoo check-data --task {source.task} --data {shlex.quote(str(source.path))}"
+    shows = f"`{command}` shows all"
+    if first.images:  # which can be left out
+        shows = (
+            f"`{command} --quarantine FILE` shows all and writes the list that --quarantine takes "
+            f"here"
+        )
+    return f"{source.path} has {first.count} x {first.message}{where}{others}; {first.fix}: {shows}"
 
 
 def warnings_of(report: Report) -> Iterator[str]:

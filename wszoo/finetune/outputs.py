@@ -19,7 +19,15 @@ from wszoo.datasets.annotations import ClassId
 from wszoo.files import sha256_of
 from wszoo.finetune.models import Net, describe_net, net_from_json, rebuild
 from wszoo.finetune.settings import FineTuning
-from wszoo.weights_file import WEIGHTS_FILE, check_file, weights_bytes, write_whole
+from wszoo.training.declaration import code_version
+from wszoo.weights_file import (
+    WEIGHTS_FILE,
+    check_file,
+    file_metadata,
+    named_code,
+    weights_bytes,
+    write_whole,
+)
 
 FOLDER = "model"  # in the folder of a run
 _CONFIG = "config.json"
@@ -158,9 +166,14 @@ def save_output(
     folder = run / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     net = describe_net(model, settings)
-    metadata = {"format": "pt", "task": net.task, "head": net.head, "model": net.architecture}
-    if isinstance(net.formula, str):
-        metadata["formula"] = net.formula
+    metadata = file_metadata(
+        settings=asdict(settings),
+        code=_code_of(run),
+        task=net.task,
+        head=net.head,
+        model=net.architecture,
+        formula=net.formula if isinstance(net.formula, str) else None,
+    )
     tensors = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     # The configuration goes first and comes back last: between the two, digests do not agree.
     (folder / _CONFIG).unlink(missing_ok=True)
@@ -179,6 +192,13 @@ def save_output(
     )
     write_facts(folder, facts, model)
     return facts
+
+
+def _code_of(run: Path) -> str:
+    """What trained the net: what the run declared when it began, or the code that runs now."""
+    declared = run / "run.json"
+    facts = json.loads(declared.read_text(encoding="utf-8")) if declared.exists() else {}
+    return named_code(facts.get("code") or code_version())
 
 
 def write_facts(folder: Path, facts: Facts, model: nn.Module) -> None:

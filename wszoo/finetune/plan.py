@@ -25,7 +25,8 @@ def plan_rows(
         ),
         "batch": str(plan),
         "learning rate": f"{lr_text(settings)}; {settings.warmup_steps} steps of warm-up",
-        "steps": f"{steps * settings.epochs:,} = {settings.epochs} epochs x {steps:,}",
+        "steps": f"{steps * settings.epochs:,} = {settings.epochs} "
+        f"epoch{'s' * (settings.epochs != 1)} x {steps:,}",
         "images": _images_text(settings),
         "precision": settings.precision + (f", EMA {settings.ema}" if settings.ema else ""),
     }

@@ -44,9 +44,12 @@ def find_in(model: nn.Module, facts: Facts, path: Path, min_score: float | None 
     if facts.net.task == "segment":
         return label_image(model, image, facts.settings.max_size).numpy()
     found = find_objects(model, image)
-    least = facts.min_score if min_score is None else min_score
-    sure = found["scores"] >= (least or 0.0)
+    sure = found["scores"] >= _least(facts, min_score)
     return {key: value[sure] for key, value in found.items()}
+
+
+def _least(facts: Facts, min_score: float | None) -> float:
+    return (facts.min_score if min_score is None else min_score) or 0.0
 
 
 def describe_found(found: Found, facts: Facts) -> dict[str, Any]:
@@ -79,20 +82,23 @@ def describe_found(found: Found, facts: Facts) -> dict[str, Any]:
     return {"objects": sorted(objects, key=lambda each: -each["score"])}
 
 
-def draw_found(path: Path, found: Found, facts: Facts, picture: Path) -> None:
-    """Draw what was found in a photo."""
+def draw_found(
+    path: Path, found: Found, facts: Facts, picture: Path, min_score: float | None = None
+) -> None:
+    """Draw what ``find_in`` has found in a photo; ``min_score`` as there."""
     image = open_image(path)
     classes = list(facts.classes)
     if isinstance(found, np.ndarray):
-        draw_masks([image], [found], [found], classes, picture, title=path.name)
+        draw_masks([image], None, [found], classes, picture, title=path.name)
     else:
-        draw_boxes([image], [found], [found], classes, picture, title=path.name, min_score=0.0)
+        least = _least(facts, min_score)
+        draw_boxes([image], None, [found], classes, picture, title=path.name, min_score=least)
 
 
 def measure(
     model: nn.Module,
     facts: Facts,
-    data: Path,
+    data: Path | str,
     *,
     split: str | None = None,
     quarantine: Path | None = None,

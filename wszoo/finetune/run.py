@@ -12,6 +12,7 @@ from torch import nn
 from wszoo.datasets import LabelledImages
 from wszoo.datasets.detection import DetectionImages
 from wszoo.datasets.segmentation import SegmentationImages
+from wszoo.finetune.beginning import run_folder
 from wszoo.finetune.classify import classification
 from wszoo.finetune.conclusion import conclude
 from wszoo.finetune.data import (
@@ -44,7 +45,6 @@ from wszoo.training.checkpoint import refuse_checkpoints
 from wszoo.training.declaration import declare, hardware, note_start
 from wszoo.training.distributed import Ranks, core_count
 from wszoo.training.engine import Learner
-from wszoo.training.lock import only_writer
 from wszoo.training.run import Limits, Run, Task
 from wszoo.training.runlog import RunLog
 
@@ -93,7 +93,8 @@ def fine_tune(
 ) -> Path:
     """Fine-tune a net, and leave it with pictures and figures in the folder of the run.
 
-    A run that was stopped goes on where it stood; one that has ended writes its report again.
+    A run that was stopped goes on where it stood; one that has ended writes its report again; one
+    that fails before its first step leaves nothing behind.
 
     Args:
         settings: What decides the outcome.
@@ -112,13 +113,7 @@ def fine_tune(
         SystemExit: With code 4: a signal came; the current step is saved.
     """
     ranks, conditions = ranks or Ranks(), conditions or Conditions()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            f"cannot make the folder {output}: {error.strerror}; name another one with --out"
-        ) from error
-    with only_writer(output) if ranks.is_main else nullcontext():
+    with run_folder(output) if ranks.is_main else nullcontext(lambda: None) as begin:
         if not conditions.resume:
             refuse_checkpoints(output)
         log = RunLog(
@@ -130,6 +125,7 @@ def fine_tune(
         )
         splits = _checked_splits(source, output, ranks, conditions, log)
         run = _assemble(settings, splits, output, ranks, start, conditions, log)
+        begin()
         try:
             run.fit()
         finally:
@@ -215,7 +211,9 @@ def _assemble(
         seed=settings.seed,
     )
     run.resume()
-    more |= {"computed on": hardware(), "resumed at": f"step {learner.step_count:,}"}
+    more["computed on"] = hardware()
+    if learner.step_count:
+        more["resumed at"] = f"step {learner.step_count:,}"
     log.plan(plan_rows(settings, splits, plan, model, task.steps_per_epoch) | more)
     if ranks.is_main:
         how = {"ranks": ranks.size, "micro_batch_size": plan.micro_batch_size}

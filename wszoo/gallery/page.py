@@ -27,6 +27,7 @@ _AXES = {
     "macs": ("MACs", "multiply-accumulates of one image, billions", "G"),
     "speed": ("Speed", "images per second", "images/s"),
 }
+_MEASURE = "<code>wszoo gallery --measure</code>"
 _ORDERS = {
     "": "name",
     "top1": "accuracy",
@@ -130,17 +131,17 @@ def _legend(rows: Sequence[Row]) -> str:
 
 def _notes(speeds: Speeds | None, rows: Sequence[Row]) -> str:
     if speeds is None:
-        text = "Speed was not measured for this page; `wszoo gallery --measure` does it."
-        return f'<p class="note">{text.replace("`", "<code>", 1).replace("`", "</code>", 1)}</p>'
+        return f'<p class="note">Speed was not measured for this page; {_MEASURE} does it.</p>'
     lacking = sum(speeds.find(row) is None for row in rows)
     text = (
         f"Speed: {speeds.what}, at the size given, on {speeds.hardware}; median of "
-        f"{speeds.rounds} rounds in which the nets took turns; {speeds.measured}, "
+        f"{speeds.rounds} round{'s' * (speeds.rounds != 1)} in which the nets took turns; "
+        f"{speeds.measured}, "
         f"torch {speeds.torch}, wszoo {speeds.wszoo}."
     )
     if lacking:
         text += f" Not measured: {lacking} of {len(rows)}."
-    return f'<p class="note">{escape(text)}</p>'
+    return f'<p class="note">{escape(text)} {_MEASURE} measures the machine at hand.</p>'
 
 
 def _table(rows: Sequence[Row], speeds: Speeds | None) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 from wszoo.gallery.cards import Cards
 from wszoo.gallery.page import render
 from wszoo.gallery.rows import Row
-from wszoo.gallery.speed import Speeds, write_speeds
+from wszoo.gallery.speed import SPEEDS, Speeds, write_speeds
 from wszoo.weights_file import write_whole
 
-PAGE, SPEEDS = "index.html", "speed.json"
+PAGE = "index.html"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +44,6 @@ class Site:
             f"{self.page}: {self.bytes} bytes, {self.models} model{'s' * (self.models != 1)}, "
             f"{self.with_weights} with weights, {self.cards} with a card, {speed}"
         )
-
-
-def default_cards() -> Path | None:
-    """``model_cards`` of the checkout that the package runs from; None for an installed one."""
-    folder = Path(__file__).parents[2] / "model_cards"
-    return folder if folder.is_dir() else None
 
 
 def check_folder(folder: Path) -> None:

@@ -6,7 +6,7 @@ hits all of them alike. A net is made anew for each turn, so that memory holds o
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -22,8 +22,10 @@ from wszoo.layers import fold
 from wszoo.training.report import environment
 from wszoo.weights_file import write_whole
 
+SPEEDS = "speed.json"
 ROUNDS = 5
 WHAT = "inference, batch 1, folded, float32, on the CPU"
+PACKAGED = Path(__file__).parent / SPEEDS  # by `python -m train.publish --speeds`
 _LEAST_SECONDS = 0.2  # of one turn; shorter ones say little
 
 
@@ -74,7 +76,12 @@ class Speeds:
 
 
 def measure(
-    rows: Iterable[Row], *, rounds: int = ROUNDS, progress: Progress | None = None
+    rows: Iterable[Row],
+    *,
+    rounds: int = ROUNDS,
+    progress: Progress | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+    what: str = WHAT,
 ) -> Speeds:
     """Time the inference of every model of ``rows``, each at its own size of images.
 
@@ -84,6 +91,8 @@ def measure(
         rows: What to measure; a model of several rows of one size is measured once.
         rounds: How often each has its turn.
         progress: Wraps the turns in a bar.
+        clock: What the seconds are counted by.
+        what: What is then timed, in a few words.
     """
     nets = list(dict.fromkeys((row.model, row.pixels) for row in rows))
     turns: Iterable[tuple[str, int]] = _turns(nets, rounds)
@@ -91,7 +100,7 @@ def measure(
         turns = progress(turns, rounds * len(nets), "speed")
     rates: dict[tuple[str, int], list[float]] = {net: [] for net in nets}
     for model, pixels in turns:
-        rates[model, pixels].append(_images_per_second(model, pixels))
+        rates[model, pixels].append(_images_per_second(model, pixels, clock))
     speeds = (
         Speed(
             model=model,
@@ -103,7 +112,7 @@ def measure(
         for (model, pixels), of_net in rates.items()
     )
     return Speeds(
-        what=WHAT,
+        what=what,
         hardware=_cpu(),
         torch=torch.__version__,
         wszoo=__version__,
@@ -124,13 +133,13 @@ def _turns(nets: list[tuple[str, int]], rounds: int) -> Iterator[tuple[str, int]
         yield from nets if index % 2 == 0 else reversed(nets)
 
 
-def _images_per_second(model: str, pixels: int) -> float:
+def _images_per_second(model: str, pixels: int, clock: Callable[[], float]) -> float:
     net = fold(timm.create_model(model).eval())
     image = torch.randn(1, 3, pixels, pixels)
     with torch.inference_mode():
         net(image)  # kernels are chosen and memory is taken the first time
-        count, start = 0, time.perf_counter()
-        while (taken := time.perf_counter() - start) < _LEAST_SECONDS or count < 2:
+        count, start = 0, clock()
+        while (taken := clock() - start) < _LEAST_SECONDS or count < 2:
             net(image)
             count += 1
     return count / taken

@@ -8,13 +8,13 @@ Example:
     ('pt', '15640a', '9625919d6089')
 """
 
-from wszoo.cards.results import recipe_hash
 from wszoo.publish.collection import COLLECTION, collect
 from wszoo.publish.failures import VerificationError
 from wszoo.publish.files import PublishedFile
-from wszoo.publish.folder import Publication, check_folder, file_metadata
+from wszoo.publish.folder import Publication, check_folder
 from wszoo.publish.run_folder import RunPublication, check_run_folder, is_run_folder
 from wszoo.publish.upload import PushReport, check, check_repository, publish, push
+from wszoo.weights_file import file_metadata, recipe_hash
 
 __all__ = [
     "COLLECTION",

@@ -16,6 +16,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # the base o
     HTTPError as RequestError,
 )
 
+from wszoo.publish.over_xet import XetError
 from wszoo.publish.silence import limited
 
 NOTHING = "nothing was published"
@@ -69,6 +70,9 @@ def explained(repository: str, left: str = NOTHING, *, unanswered: str = "") -> 
     except ValueError as error:  # of the card's front matter, or of one file
         reason = " ".join(line.strip("- ") for line in str(error).splitlines()[:2])
         raise ValueError(_line(repository, reason, "correct it", left)) from error
+    except XetError as error:
+        mend = "set HF_HUB_DISABLE_XET=1 and repeat the command"
+        raise ConnectionError(_line(repository, _first_line(error), mend, unknown)) from error
     except RuntimeError as error:  # so the client tells of files that it could not upload
         cause = f": {_first_line(error.__cause__)}" if error.__cause__ else ""
         reason = f"{_first_line(error).rstrip('.')}{cause}"

@@ -1,13 +1,11 @@
 """What a folder of ``model_cards`` publishes, and what it must be before anything is sent."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wszoo.cards import render_card
-from wszoo.cards.results import recipe_hash
 from wszoo.files import sha256_of
 from wszoo.publish.files import (
     CARD,
@@ -22,6 +20,7 @@ from wszoo.publish.files import (
 )
 from wszoo.verify import verify_file
 from wszoo.weights import ASSETS, WEIGHTS_FILE, Weights, read_metadata, record_of
+from wszoo.weights_file import file_metadata, recipe_hash
 
 _AGAIN = "write the folder again with `python -m train.publish`"
 
@@ -39,25 +38,6 @@ class Publication(Files):
     @property
     def dtype(self) -> str | None:
         return self.weights.dtype
-
-
-def file_metadata(
-    *, model: str, tag: str, formula: str, settings: Mapping[str, Any], code: str
-) -> dict[str, str]:
-    """What the header of a published file says of it, for whoever has nothing but the file.
-
-    Args:
-        settings: The recipe's, as ``results.json`` holds them under ``recipe``.
-        code: Commit of the code that trained it.
-    """
-    return {
-        "format": "pt",
-        "model": model,
-        "tag": tag,
-        "formula": formula,
-        "recipe_hash": recipe_hash(settings),
-        "code": code,
-    }
 
 
 def check_folder(folder: Path) -> Publication:
@@ -163,9 +143,7 @@ def _check_weights(path: Path, weights: Weights, results: dict[str, Any]) -> Non
     )
     metadata = read_metadata(path)
     for key, value in wanted.items():
-        # The first files were written without these two, which then stand in results.json alone.
-        is_optional = key in ("recipe_hash", "code") and key not in metadata
-        if not is_optional and metadata.get(key) != value:
+        if metadata.get(key) != value:
             raise ValueError(
                 f"{path} says {key} {metadata.get(key)!r} in its metadata, where record and "
                 f"results.json make {value!r}; {_AGAIN}"

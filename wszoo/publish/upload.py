@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from wszoo.publish.failures import NOTHING, VerificationError, explained
 from wszoo.publish.files import PublishedFile, is_publishable
 from wszoo.publish.folder import Publication, check_folder
+from wszoo.publish.over_xet import sent
 from wszoo.publish.run_folder import RunPublication, check_run_folder, is_run_folder
 from wszoo.publish.verification import verify_published
 from wszoo.weights import WEIGHTS_FILE
@@ -215,7 +217,7 @@ def _commit(
         echo(f"sending {file.name} ({file.bytes:,} bytes) to {plan.repository}")
         with explained(plan.repository):
             # One at a time: of several, threads would go on after Ctrl-C until all are sent.
-            api.preupload_lfs_files(plan.repository, [addition], free_memory=False)
+            sent(partial(api.preupload_lfs_files, plan.repository, [addition], free_memory=False))
     unanswered = "whether it was published is not known: repeat the command, it finds out"
     with explained(plan.repository, unanswered=unanswered):
         made = api.create_commit(

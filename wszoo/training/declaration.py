@@ -98,6 +98,12 @@ def hardware() -> str:
 
 def code_version() -> str:
     """Commit of this checkout, with ``-dirty`` where files differ from it."""
-    command = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty")
-    result = subprocess.run((*command, "--abbrev=12"), capture_output=True, text=True)
-    return result.stdout.strip() or "unknown"
+    here = Path(__file__)
+    git = ("git", "-C", str(here.parent))
+    try:  # an installed package may lie in the repository of another project
+        ours = subprocess.run((*git, "ls-files", "--error-unmatch", here.name), capture_output=True)
+        command = (*git, "describe", "--always", "--dirty", "--abbrev=12")
+        result = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:  # no git
+        return "unknown"
+    return (ours.returncode == 0 and result.stdout.strip()) or "unknown"

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from wszoo.datasets import ShardedImages
+from wszoo.datasets.labelled import LabelledShards
 from wszoo.training.classify import UNREADABLE, Loaded, Photos, Request, digest_of
 from wszoo.training.readers import READ_TIMEOUT, Unreadable, end_workers, ignore_signals
 from wszoo.training.recipe import Recipe
@@ -49,6 +50,7 @@ class _Made(NamedTuple):
     pixels: np.ndarray
     target: int
     problem: tuple[str, str] | None  # name of a photo and what is wrong with it
+    lost: str | None = None  # why no photo can be read any more
 
 
 class _Reader(Dataset[_Made]):
@@ -58,9 +60,13 @@ class _Reader(Dataset[_Made]):
         self._images, self._chosen, self._recipe = images, np.sort(chosen), recipe
 
     def __getitem__(self, key: _Key) -> _Made:
+        try:
+            return self._to_evaluate(key) if key.epoch < 0 else self._to_train(key)
+        except (ConnectionError, TimeoutError) as error:  # a loader would add its own words to it
+            return _Made(_blank(key), UNREADABLE, None, str(error))
+
+    def _to_train(self, key: _Key) -> _Made:
         recipe = self._recipe
-        if key.epoch < 0:
-            return self._to_evaluate(key)
         train = TrainTransform(
             key.size,
             scale=recipe.crop_scale,
@@ -84,8 +90,11 @@ class _Reader(Dataset[_Made]):
             pixels = evaluate(self._images.image(key.photo))
             return _Made(pixels, int(self._images.targets[key.photo]), None)
         except (ValueError, FileNotFoundError) as error:
-            blank = np.zeros((3, key.size, key.size), np.uint8)
-            return _Made(blank, UNREADABLE, (self._images.names[key.photo], str(error)))
+            return _Made(_blank(key), UNREADABLE, (self._images.names[key.photo], str(error)))
+
+
+def _blank(key: _Key) -> np.ndarray:
+    return np.zeros((3, key.size, key.size), np.uint8)
 
 
 class _Keys:
@@ -147,7 +156,7 @@ class FileSource:
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """The training photos in the order of ``epoch``."""
-        if not isinstance(self._images, ShardedImages):
+        if not isinstance(self._images, (ShardedImages, LabelledShards)):
             return epoch_order(seed, epoch, len(self))
         place = np.full(len(self._images), -1)
         place[self._train] = np.arange(len(self))
@@ -156,7 +165,7 @@ class FileSource:
 
     def stretches(self) -> np.ndarray:
         """First training photo of each shard that has to be fetched, ascending from 0."""
-        images = self._images
+        images = self._images  # LabelledShards are fine-tuned on, where nothing is mixed
         starts = images.fetched() if isinstance(images, ShardedImages) else np.zeros(1, np.int64)
         # Shards of which nothing is trained on begin where the next one does.
         return np.unique(np.searchsorted(self._train, starts))
@@ -166,7 +175,12 @@ class FileSource:
         return [self._images.names[index] for index in self._train[indices]]
 
     def load(self, requests: Iterator[Request]) -> Iterator[Loaded]:
-        """Augmented photos for each request in turn."""
+        """Augmented photos for each request in turn.
+
+        Raises:
+            ValueError: Too many photos cannot be read.
+            ConnectionError: The server that has them gives no more.
+        """
         asked: deque[Request] = deque()
 
         def batches() -> Iterator[list[_Key]]:
@@ -178,8 +192,7 @@ class FileSource:
                 yield [_Key(request.epoch, int(i), request.size) for i in self._train[indices]]
 
         self._keys.batches = batches()
-        for pixels, targets, problems in self._loader:
-            self._unreadable.add(problems)
+        for pixels, targets in self._read(self._loader):
             photos, request = self._on_device(pixels, targets), asked.popleft()
             count = len(request.indices)
             partners = Photos(*(part[count:] for part in photos)) if request.mixing else None
@@ -193,9 +206,15 @@ class FileSource:
         """Photos to evaluate on, by chunks of their numbers."""
         chosen = [self._held_indices[chunk.start : chunk.stop] for chunk in chunks]
         self._held_keys.batches = ([_Key(-1, int(i), size) for i in part] for part in chosen)
-        for pixels, targets, problems in self._held_loader:
-            self._unreadable.add(problems)
+        for pixels, targets in self._read(self._held_loader):
             yield self._on_device(pixels, targets)
+
+    def _read(self, loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+        for pixels, targets, problems, lost in loader:
+            if lost is not None:
+                raise ConnectionError(lost)
+            self._unreadable.add(problems)
+            yield pixels, targets
 
     def close(self) -> None:
         """End the workers, which do not mind the signals that would end them otherwise."""
@@ -203,7 +222,11 @@ class FileSource:
             end_workers(loader)
 
 
-def _collate(made: list[_Made]) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
-    pixels, targets, problems = zip(*made, strict=True)
+_Collated = tuple[Tensor, Tensor, list[tuple[str, str]], str | None]
+
+
+def _collate(made: list[_Made]) -> _Collated:
+    pixels, targets, problems, lost = zip(*made, strict=True)
     told = [problem for problem in problems if problem is not None]
-    return torch.from_numpy(np.stack(pixels)), torch.tensor(targets), told
+    reason = next((each for each in lost if each is not None), None)
+    return torch.from_numpy(np.stack(pixels)), torch.tensor(targets), told, reason

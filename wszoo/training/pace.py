@@ -62,9 +62,10 @@ class Pace:
 
     def __str__(self) -> str:
         means = self.means()
+        rate = means["images_per_second"]
         left = f"{duration(self.left())} left, " if self.total else ""
         return (
             f"{left}loss {means['loss']:.4f}, lr {means['lr']:.3g}, "
-            f"{means['images_per_second']:,.0f} images/s, "
+            f"{rate:,.{0 if rate >= 10 else 1}f} images/s, "
             f"{means['waited_percent']:.1f} % waiting for data"
         )

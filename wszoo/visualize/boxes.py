@@ -1,4 +1,4 @@
-"""Boxes and instance masks on photos, true ones beside predicted ones."""
+"""Boxes and instance masks on photos, predicted ones alone or beside true ones."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,7 +34,7 @@ class _Drawn(NamedTuple):
 
 def draw_boxes(
     images: Sequence[Image.Image],
-    truths: Sequence[Mapping[str, Any]],
+    truths: Sequence[Mapping[str, Any]] | None,
     predictions: Sequence[Mapping[str, Any]],
     classes: Sequence[str],
     path: Path,
@@ -43,13 +43,13 @@ def draw_boxes(
     title: str | None = None,
     min_score: float = 0.5,
 ) -> None:
-    """Draw the objects that are in each photo beside those that were found in it.
+    """Draw the objects that are in each photo, where they are known, beside those found in it.
 
     Args:
         images: Photos of any size.
         truths: Per photo ``boxes`` ``(n, 4)`` as x1, y1, x2, y2 in pixels, ``labels`` ``(n,)``
             from 1, and if there are any, ``masks`` ``(n, H, W)``: torchvision's targets, as
-            arrays or as tensors on the CPU.
+            arrays or as tensors on the CPU. None: nobody knows them.
         predictions: The same with ``scores`` ``(n,)``, and masks as true or in 0..1.
         classes: Names without a background: label k is ``classes[k - 1]``.
         path: PNG file to write.
@@ -61,31 +61,43 @@ def draw_boxes(
         ValueError: Numbers or shapes do not agree, or a label has no name.
     """
     captions = captions if captions is not None else [""] * len(images)
-    require_one_each(images, truths=truths, predictions=predictions, captions=captions)
-    true = [_read(truth, image, classes) for truth, image in zip(truths, images, strict=True)]
+    given = {} if truths is None else {"truths": truths}
+    require_one_each(images, **given, predictions=predictions, captions=captions)
     found = [
         _read(prediction, image, classes, min_score)
         for prediction, image in zip(predictions, images, strict=True)
     ]
-    present = sorted({int(label) for drawn in (*true, *found) for label in drawn.labels})
+    columns = [found]
+    heads = [f"prediction, scores of {100 * min_score:.0f} % and more"]
+    if truths is not None:
+        true = [_read(truth, image, classes) for truth, image in zip(truths, images, strict=True)]
+        columns, heads = [true, found], ["truth", *heads]
+    present = sorted({int(label) for each in columns for drawn in each for label in drawn.labels})
     page = lay_out(
         [image.size for image in images],
-        ("truth", f"prediction, scores of {100 * min_score:.0f} % and more"),
+        heads,
         captions,
         [(label, classes[label - 1]) for label in present],
         width=_WIDTH,
         title=title,
-        note=_NOTE,
+        note=None if truths is None else _NOTE,
     )
     measure = text_width(page.figure, _SIZE)
-    for axes, image, *pair in zip(page.axes, images, true, found, strict=True):
+    for axes, image, *shown in zip(page.axes, images, *columns, strict=True):
         points = axes[0].get_position().width * page_size(page.figure)[0]
         in_pixels = _scaled(measure, image.width / points)
-        has_partner = match(*((d.boxes, d.labels) for d in pair))
-        for panel, drawn, matched in zip(axes, pair, has_partner, strict=True):
+        for panel, drawn, matched in zip(axes, shown, _matched(shown), strict=True):
             show(panel, _under_masks(image, drawn))
             _draw_objects(panel, drawn, matched, classes, image.size, in_pixels)
     save(page.figure, path)
+
+
+def _matched(shown: Sequence[_Drawn]) -> Sequence[np.ndarray]:
+    """Which objects are outlined as right: all where there is nothing to hold them against."""
+    if len(shown) == 1:
+        return (np.ones(len(shown[0].labels), dtype=bool),)
+    true, found = shown
+    return match((true.boxes, true.labels), (found.boxes, found.labels))
 
 
 def _scaled(measure: Callable[[str], float], factor: float) -> Callable[[str], float]:

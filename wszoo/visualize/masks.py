@@ -1,4 +1,4 @@
-"""Label masks on photos, true ones beside predicted ones."""
+"""Label masks on photos, predicted ones alone or beside true ones."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,7 +62,7 @@ def label_borders(mask: np.ndarray) -> np.ndarray:
 
 def draw_masks(
     images: Sequence[Image.Image],
-    truths: Sequence[np.ndarray],
+    truths: Sequence[np.ndarray] | None,
     predictions: Sequence[np.ndarray],
     classes: Sequence[str],
     path: Path,
@@ -71,11 +71,11 @@ def draw_masks(
     title: str | None = None,
     ignore_index: int = 255,
 ) -> None:
-    """Draw each photo, its true labels and the predicted ones side by side.
+    """Draw each photo, its true labels where they are known, and the predicted ones side by side.
 
     Args:
         images: Photos of any size.
-        truths: ``(H, W)`` labels of each photo, or ``ignore_index``.
+        truths: ``(H, W)`` labels of each photo, or ``ignore_index``; None: nobody knows them.
         predictions: ``(H, W)`` labels of each photo.
         classes: Name of each label. Those that occur are explained below, by colour and number.
         path: PNG file to write.
@@ -87,10 +87,13 @@ def draw_masks(
         ValueError: Numbers or sizes do not agree, or a label has no name.
     """
     captions = captions if captions is not None else [""] * len(images)
-    require_one_each(images, truths=truths, predictions=predictions, captions=captions)
-    masks = [np.asarray(mask) for mask in (*truths, *predictions)]
-    for image, mask in zip([*images, *images], masks, strict=True):
-        _require_size(image, mask)
+    given = {} if truths is None else {"truths": truths}
+    require_one_each(images, **given, predictions=predictions, captions=captions)
+    columns = [[np.asarray(m) for m in each] for each in (*given.values(), predictions)]
+    masks = [mask for column in columns for mask in column]
+    for column in columns:
+        for image, mask in zip(images, column, strict=True):
+            _require_size(image, mask)
     present = sorted({int(label) for mask in masks for label in np.unique(mask)} - {ignore_index})
     unnamed = [label for label in present if not 0 <= label < len(classes)]
     if unnamed:
@@ -101,19 +104,18 @@ def draw_masks(
     has_void = any((mask == ignore_index).any() for mask in masks)
     page = lay_out(
         [image.size for image in images],
-        ("photo", "truth", "prediction"),
+        ("photo", *(["truth"] if given else []), "prediction"),
         captions,
         [(label, classes[label]) for label in present],
         width=_WIDTH,
         title=title,
         note="black: not labelled, not scored" if has_void else None,
     )
-    for axes, image, truth, prediction in zip(page.axes, images, truths, predictions, strict=True):
-        is_void = np.asarray(truth) == ignore_index
+    for axes, image, *shown in zip(page.axes, images, *columns, strict=True):
         show(axes[0], np.asarray(image.convert("RGB")))
         # What is predicted where nothing is labelled would look like mistakes.
-        scored = np.where(is_void, ignore_index, np.asarray(prediction))
-        for panel, mask in zip(axes[1:], (np.asarray(truth), scored), strict=True):
+        shown[-1] = np.where(shown[0] == ignore_index, ignore_index, shown[-1])
+        for panel, mask in zip(axes[1:], shown, strict=True):
             show(panel, overlay_mask(image, mask, ignore_index=ignore_index))
             _number_regions(panel, mask, present)
     save(page.figure, path)
