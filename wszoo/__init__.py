@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 from importlib import import_module
 from typing import Any
 
+from wszoo import interrupt as interrupt  # first: it takes Ctrl-C over while a command imports
 from wszoo import ws_resnet
 from wszoo.backbone import Backbone, load_backbone
 from wszoo.layers import (

@@ -3,6 +3,8 @@
 import json
 import sys
 from pathlib import Path
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,11 +14,14 @@ from wszoo.terminal import (
     as_json,
     check_ours,
     checked_by,
-    progress,
     report,
 )
 
+if TYPE_CHECKING:
+    from wszoo.bench import Comparison
+
 RESULTS = "bench.json"
+_CLEAR = "\r\x1b[K"  # to the start of the line, and nothing on it
 _GROUPS = ("operator", "inference", "training", "memory", "import", "loader")
 _PEERS = ("timm", "paper", "bn")
 _count = click.IntRange(min=1)
@@ -71,30 +76,60 @@ def bench(
 ) -> None:
     """Compare time and memory with peers, as ratios from one interleaved run.
 
-    Takes a quarter of an hour for ResNet-50 on two cores; --only and --quick take less.
+    Takes twenty minutes for ResNet-50 on two cores; --only and --quick take less. Where a
+    time misses its goal, a profile says why.
     """
+    with _Progress() as tell:
+        tell("starting")
+        result = _compare(
+            model,
+            output,
+            only=only,
+            against=against,
+            rounds=rounds,
+            quick=quick,
+            threads=threads,
+            device=device,
+            cpu_time=cpu_time,
+            data=data,
+            tell=tell,
+        )
+    report(as_json, result.to_json(), lambda: str(result))
+    if check and not result.met:
+        sys.exit(CHECK_FAILED)
+
+
+def _compare(model: str, output: Path | None, **options: Any) -> "Comparison":
     from wszoo.bench import compare
     from wszoo.bench.pictures import draw
     from wszoo.weights_file import write_whole
 
     if output:
         output.mkdir(parents=True, exist_ok=True)  # before what takes minutes
-    result = compare(
-        model,
-        only=only,
-        against=against,
-        rounds=rounds,
-        quick=quick,
-        threads=threads,
-        device=device,
-        cpu_time=cpu_time,
-        data=data,
-        progress=progress,
-    )
+    result = compare(model, **options)
     if output:
         text = json.dumps(result.to_json(), indent=2) + "\n"
         write_whole(output / RESULTS, text.encode())
         draw(result, output)
-    report(as_json, result.to_json(), lambda: str(result))
-    if check and not result.met:
-        sys.exit(CHECK_FAILED)
+    return result
+
+
+class _Progress:
+    """Tells on standard error what runs: in one line of a terminal, line by line in a log."""
+
+    def __init__(self) -> None:
+        self._in_place = sys.stderr.isatty()
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._in_place:
+            click.echo(_CLEAR, nl=False, err=True)
+
+    def __call__(self, line: str) -> None:
+        if self._in_place:
+            room = get_terminal_size().columns - 1
+            click.echo(f"{_CLEAR}{f'bench: {line}'[:room]}", nl=False, err=True)
+        else:
+            click.echo(f"bench: {line}", err=True)

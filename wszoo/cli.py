@@ -22,6 +22,7 @@ from wszoo.export_cli import export
 from wszoo.finetune.defaults import HEADS
 from wszoo.finetune_cli import finetune
 from wszoo.gallery_cli import gallery
+from wszoo.interrupt import ready
 from wszoo.invariance_cli import invariance
 from wszoo.predict_cli import eval_command, predict
 from wszoo.push_cli import push
@@ -52,6 +53,7 @@ _HEADS = (*HEADS["detect"], *HEADS["segment"])
 @click.version_option(package_name="wszoo")
 def main() -> None:
     """ResNets and ResNeXts with Weight Standardization, for small batches."""
+    ready()
     # One line says what could not be fetched; the client would log every try before.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 

@@ -19,6 +19,7 @@ from wszoo.layers import (
     refuse_folded,
     to_formula,
 )
+from wszoo.layers.blocks import FUSING
 from wszoo.loading import adapt_state_dict, guard_timm, resolve_source
 from wszoo.weights import WEIGHTS
 
@@ -28,6 +29,9 @@ _ATTENTION = "se"  # what timm calls the attention of a block; no norm follows i
 
 class WSResNet(ResNet):
     """timm's ``ResNet`` with two substitutions: the norm, and ``WSConv2d`` for ``nn.Conv2d``.
+
+    Its blocks are timm's, too, but for norm, residual and ReLU in one operator on CUDA, where
+    ``wszoo.triton_kernels`` is turned on.
 
     State-dict keys stay those of timm and torchvision. With ``in_chans`` other than 3 the first
     convolution stays plain: no standardized kernel over other channels gives the features of the
@@ -51,7 +55,7 @@ class WSResNet(ResNet):
         norm_layer: Any = GroupNorm,
         **kwargs: Any,
     ) -> None:
-        super().__init__(block, layers, norm_layer=norm_layer, **kwargs)
+        super().__init__(FUSING.get(block, block), layers, norm_layer=norm_layer, **kwargs)
         self.formula = to_formula(formula)
         convs = [
             (path, module)

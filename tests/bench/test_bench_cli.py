@@ -1,4 +1,9 @@
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import click
@@ -36,6 +41,53 @@ def test_a_part_is_measured_printed_written_and_drawn(tmp_path: Path) -> None:
     assert json.loads(result.stdout) == written
     assert Comparison.from_json(written).model == "test_resnet_gn_ws"
     assert (tmp_path / "new" / "bench" / "ratios.png").stat().st_size > 10_000
+
+
+def test_a_log_gets_a_line_per_part_and_the_report_none_of_them() -> None:
+    result = run(*TINY, "--only", "operator", "--against", "timm", "--rounds", "1")
+
+    lines = result.stderr.splitlines()
+    assert lines[:3] == [
+        "bench: starting",
+        "bench: making the nets",
+        "bench: 1 of 6, operator: time, contiguous",
+    ]
+    assert len(lines) == 8
+    assert "bench: " not in result.stdout
+
+
+def test_a_terminal_gets_one_line_that_is_written_anew_and_cleared(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "20")
+
+    with bench_cli._Progress() as tell:
+        tell("first")
+        tell("a line of more than twenty columns")
+
+    clear = "\r\x1b[K"
+    told = capsys.readouterr().err
+    assert told == f"{clear}bench: first{clear}bench: a line of mo{clear}"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_stopped_while_it_runs_it_says_so_in_one_line() -> None:
+    command = [sys.executable, "-m", "wszoo", "bench", *TINY, "--only", "import", "--rounds", "9"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as child:
+        assert child.stderr is not None
+        told: list[str] = []
+        while not (told and "import: " in told[-1]):
+            told.append(child.stderr.readline())
+        time.sleep(1.0)  # while an interpreter of its own imports
+        os.killpg(child.pid, signal.SIGINT)  # as a terminal does
+        _, rest = child.communicate(timeout=60)
+
+    assert child.returncode == 4
+    assert rest == "wszoo: stopped\n"
 
 
 def test_the_table_is_for_people(tmp_path: Path) -> None:
@@ -79,5 +131,5 @@ def test_mistakes_are_told_in_one_line(arguments: list[str], code: int, message:
 
 
 def test_the_help_says_how_long_it_takes() -> None:
-    assert "quarter of an hour" in run("--help").stdout
+    assert "twenty minutes" in run("--help").stdout
     assert bench_cli.RESULTS == "bench.json"

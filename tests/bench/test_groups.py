@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from wszoo import bench
-from wszoo.bench import PEERS, imports, inference, kernels, loader, steps
+from wszoo.bench import PEERS, imports, inference, kernels, loader
 from wszoo.bench.held import held_by_weights_and_images
 from wszoo.bench.nets import make_net, make_ours
 from wszoo.bench.result import Row
@@ -145,32 +145,6 @@ def test_goals_of_inference_are_those_of_batch_one(
     goals = {(row.batch, row.peer, row.precision, row.layout): row.goal for row in rows}
     assert {key for key, goal in goals.items() if goal} == {(1, "BatchNorm", "fp32", "contiguous")}
     assert {row.peer: row.goal for row in means} == {"StdConv2d": 0.60, "BatchNorm": None}
-
-
-def test_steps_are_timed_in_every_kind(setting: Setting) -> None:
-    rows = run(steps.cells(replace(setting, quick=True)))
-
-    assert [(row.precision, row.layout) for row in rows[::2]] == TWO_LAYOUTS
-    assert [row.peer for row in rows[:2]] == ["StdConv2d", "BatchNorm"]
-    assert {row.batch for row in rows} == {2}
-    assert len(steps.cells(setting)) == 8
-
-
-@pytest.mark.parametrize(
-    ("case", "goal"),
-    [
-        (("timm", 8, "bf16", "channels_last"), 1.00),
-        (("timm", 2, "fp32", "contiguous"), 0.95),
-        (("bn", 8, "fp32", "contiguous"), 1.02),
-        (("bn", 8, "bf16", "contiguous"), 1.02),
-        (("bn", 8, "bf16", "channels_last"), 1.10),
-        (("bn", 8, "fp32", "channels_last"), None),
-        (("bn", 2, "fp32", "contiguous"), None),
-        (("paper", 8, "fp32", "contiguous"), None),
-    ],
-)
-def test_the_goals_of_steps(case: tuple[str, int, str, str], goal: float | None) -> None:
-    assert steps.goal_of(*case) == goal
 
 
 def test_the_goals_of_the_operator() -> None:

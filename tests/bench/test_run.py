@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -5,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from wszoo.bench import GROUPS, PEERS, compare
+from wszoo.bench import GROUPS, PEERS, Comparison, compare
 from wszoo.bench.run import _CELLS
 
 TINY = "test_resnet_gn_ws"
@@ -17,11 +18,7 @@ def test_every_group_is_measured_by_something() -> None:
 
 def test_a_run_has_what_was_asked_for() -> None:
     before = torch.get_num_threads()
-    told: list[tuple[int, str]] = []
-
-    def progress(parts: Any, total: int, label: str) -> Any:
-        told.append((total, label))
-        return parts
+    told: list[str] = []
 
     result = compare(
         f"{TINY}.any_tag",
@@ -29,14 +26,25 @@ def test_a_run_has_what_was_asked_for() -> None:
         against=["paper"],
         rounds=1,
         threads=2,
-        progress=progress,
+        tell=told.append,
     )
 
     assert (result.model, result.device, result.clock) == (TINY, "cpu", "wall time")
     assert {row.group for row in result.rows} == {"operator"}
     assert {row.peer for row in result.rows} == {"paper's WS", "all parameters"}
     assert {row.rounds for row in result.rows} == {1, None}
-    assert told == [(6, "bench")]
+    assert told == [
+        "making the nets",
+        "1 of 6, operator: time, contiguous",
+        "2 of 6, operator: time, channels_last",
+        *(
+            f"{place} of 6, operator: saved for backward, {kind}"
+            for place, kind in enumerate(
+                ("fp32 contiguous", "fp32 channels_last", "bf16 contiguous", "bf16 channels_last"),
+                3,
+            )
+        ),
+    ]
     assert (result.machine.threads, torch.get_num_threads()) == (2, before)
     assert result.met
 
@@ -48,6 +56,40 @@ def test_the_means_of_inference_come_first_in_its_group() -> None:
     assert means == [True, True, *[False] * 8]
     assert result.clock == "processor time of one thread"
     assert result.machine.threads == 1
+
+
+@pytest.mark.slow
+def test_where_the_time_of_missed_goals_goes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    never = dict.fromkeys(("contiguous", "channels_last"), 1e-9)
+    monkeypatch.setattr("wszoo.bench.setting.GOALS_FOR", TINY)
+    monkeypatch.setattr("wszoo.bench.kernels.TIME_GOALS", {"jhu": never})
+    monkeypatch.setattr("wszoo.bench.inference.MEAN_GOALS", {"timm": 1e-9})
+    monkeypatch.setattr("wszoo.bench.inference.CELL_GOALS", {})
+    told: list[str] = []
+
+    result = compare(
+        TINY,
+        only=["operator", "inference"],
+        against=["timm"],
+        quick=True,
+        rounds=1,
+        tell=told.append,
+    )
+
+    assert [(each.name, *each.ours) for each in result.profiles] == [
+        ("formula jhu, contiguous", "kernels", "allocation", "calls"),
+        ("formula jhu, channels_last", "kernels", "allocation", "calls"),
+        *(
+            (
+                f"{form}, mean over fp32, bf16 and both layouts, batch 1",
+                *("convolution", "norm", "WS", "rest"),
+            )
+            for form in ("folded", "kept kernels")
+        ),
+    ]
+    assert all(each.ours["WS"] == 0 < each.theirs["WS"] for each in result.profiles[2:])
+    assert told[-1] == f"profile 4 of 4, inference: {result.profiles[3].name}"
+    assert Comparison.from_json(json.loads(json.dumps(result.to_json()))) == result
 
 
 @pytest.mark.gpu

@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.bench.results import RESULT
-from train.bench import BEGIN, END, MEASURED, PAGE, main, markdown, read, rendered
+from train.bench import BEGIN, END, MEASURED, MISSED, PAGE, main, markdown, read, rendered
+from wszoo.bench.missed import Profile, missed_page
 
 
 @pytest.fixture
@@ -50,6 +51,27 @@ def test_only_what_is_between_the_marks_is_written(page: Path) -> None:
     assert page.read_text() == expected
     assert (page.parent / "measured" / "ratios.png").exists()
     assert run(page, "--check").exit_code == 0
+
+
+def test_missed_goals_get_a_page_of_their_own_which_goes_with_them(page: Path) -> None:
+    run(page)
+    results, missed = page.parent / "measured" / "bench.json", page.parent / "measured" / MISSED
+    assert not missed.exists()
+    parts = dict.fromkeys(("convolution", "norm", "WS", "rest"), 10.0)
+    profiled = replace(RESULT, profiles=(Profile.of(RESULT.rows[1], parts, parts),))
+    results.write_text(json.dumps(profiled.to_json()))
+
+    assert run(page, "--check").exit_code == 1
+    assert run(page).exit_code == 0
+    assert missed.read_text() == missed_page(profiled.profiles, "bench.json")
+    assert "[Missed, by how much and why](measured/README.md)." in page.read_text()
+    missed.write_text("old")
+    stale = run(page, "--check")
+    assert stale.exit_code == 1
+    assert f"{missed}: it is not that of the results; run python -m train.bench" in stale.stdout
+    results.write_text(json.dumps(RESULT.to_json()))
+    assert run(page).exit_code == 0
+    assert not missed.exists()
 
 
 def test_a_page_without_marks_is_refused(page: Path) -> None:

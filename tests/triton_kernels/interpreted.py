@@ -1,10 +1,19 @@
 """What the tests have computed in the process that interprets Triton."""
 
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from timm.layers import DropPath
+from timm.models.resnet import BasicBlock, Bottleneck
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from wszoo.layers import GroupNorm, blocks
+from wszoo.layers.blocks import FUSING
 from wszoo.triton_kernels import group_norm_act, usable
 from wszoo.triton_kernels.composite import group_norm_act_composite
 
@@ -144,3 +153,74 @@ def affine_of_another_length() -> str:
     except RuntimeError as error:
         return str(error)
     return ""
+
+
+class Fused(TorchDispatchMode):
+    """Notes of each fused norm that runs forward whether it has a ReLU, and a residual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms: list[tuple[bool, bool]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.ops.wszoo.group_norm_act.default:
+            self.norms.append((args[5], args[6] is not None))
+        return func(*args, **(kwargs or {}))
+
+
+def _block(kind: str) -> nn.Module:
+    plain = BasicBlock if kind == "basic" else Bottleneck
+    width = 4 * plain.expansion
+    net: nn.Module = FUSING[plain](
+        8,
+        4,
+        downsample=nn.Sequential(nn.Conv2d(8, width, 1), GroupNorm(width, 2)),
+        drop_block=nn.Dropout if kind == "dropped" else None,
+        drop_path=DropPath() if kind == "dropped" else None,
+        norm_layer=partial(GroupNorm, num_groups=2),
+    )
+    for parameter in net.parameters():
+        nn.init.normal_(parameter)
+    if kind == "watched":
+        net.get_submodule("bn2").register_forward_hook(lambda *_: None)
+    return net.eval()
+
+
+def block(kind: str) -> tuple[list[bool], Results, Results]:
+    """Fused norms of a block, its output and gradients, and those of timm's block in float64."""
+    torch.manual_seed(0)
+    net = _block(kind)
+    exact: Any = deepcopy(net).double()
+    x = torch.randn(1, 8, 3, 3).to(memory_format=torch.channels_last)
+    before, blocks._DEVICES = blocks._DEVICES, ("cpu",)
+    try:
+        with Fused() as fused:
+            ours = _derived(net, net, x)
+    finally:
+        blocks._DEVICES = before
+    assert all(relu for relu, _ in fused.norms)
+    return (
+        [residual for _, residual in fused.norms],
+        ours,
+        _derived(exact, exact._plain, x.double()),
+    )
+
+
+def _derived(net: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Results:
+    leaves = {"x": x.detach().requires_grad_(), **dict(net.named_parameters())}
+    out = function(leaves["x"])
+    of = torch.autograd.grad(out.square().sum(), list(leaves.values()))
+    return {"out": out.detach(), **dict(zip(leaves, of, strict=True))}
+
+
+def forward_mode() -> tuple[Tensor, Tensor]:
+    """The tangent that dual tensors find, and that of plain torch."""
+    x = _leaves(torch.float32)[0].detach()
+    found = []
+    with forward_ad.dual_level():
+        for function in (_operator, group_norm_act_composite):
+            out = function(forward_ad.make_dual(x, x**2), 4, None, None, 1e-5, True, None)
+            found.append(forward_ad.unpack_dual(out).tangent)
+    return found[0], found[1]

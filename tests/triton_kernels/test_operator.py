@@ -136,5 +136,12 @@ def test_forward_mode_differentiation_goes_through_torch(
     torch.testing.assert_close(ours, theirs)
 
 
+def test_dual_tensors_go_through_torch(interpreter: Interpreter[tuple[Tensor, Tensor]]) -> None:
+    ours, theirs = interpreter(interpreted.forward_mode)
+
+    assert theirs.abs().max() > 0.1
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_an_affine_of_another_length_is_refused(interpreter: Interpreter[str]) -> None:
     assert "weight" in interpreter(interpreted.affine_of_another_length)

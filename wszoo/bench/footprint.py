@@ -33,8 +33,15 @@ def cells(setting: Setting) -> list[Cell]:
     """What is held, then one cell per precision and batch size."""
     kinds = _KINDS[:1] if setting.quick else _KINDS
     batches = (1, 4) if setting.quick else (1, 2, 4, 8)
-    found: list[Cell] = [partial(_held, setting, *kind) for kind in kinds]
-    found += [partial(_peaks, setting, *kind, batch) for kind in kinds for batch in batches]
+    found = [
+        Cell(f"held for backward, {' '.join(kind)}", partial(_held, setting, *kind))
+        for kind in kinds
+    ]
+    found += [
+        Cell(f"peak, batch {batch}, {' '.join(kind)}", partial(_peaks, setting, *kind, batch))
+        for kind in kinds
+        for batch in batches
+    ]
     return found
 
 

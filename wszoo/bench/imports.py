@@ -16,7 +16,7 @@ _ROUNDS = 5
 
 def cells(setting: Setting) -> list[Cell]:
     """One."""
-    return [partial(_time, setting)]
+    return [Cell("fresh interpreters", partial(_time, setting))]
 
 
 def _time(setting: Setting) -> list[Row]:
@@ -30,7 +30,8 @@ def interpreter(modules: str) -> Work:
 
     def work() -> object:
         command = [sys.executable, "-c", f"import {modules}"]
-        return subprocess.run(command, check=True, env=environment())
+        # Held back, lest an interpreter that is stopped from the keyboard tells where it was.
+        return subprocess.run(command, check=True, env=environment(), stderr=subprocess.PIPE)
 
     return work
 

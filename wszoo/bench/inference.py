@@ -8,18 +8,21 @@ from statistics import mean
 import torch
 from torch import Tensor, nn
 
+from wszoo.bench.missed import Profile
 from wszoo.bench.nets import (
     LAYOUTS,
     PEERS,
     PRECISIONS,
     autocast,
     in_layout,
+    kind_of,
     make_ours,
     make_twin,
     random_images,
 )
 from wszoo.bench.result import Row
 from wszoo.bench.setting import Cell, Setting
+from wszoo.bench.shares import shares_of
 from wszoo.bench.timing import interleave, to_row
 from wszoo.layers import fold
 
@@ -36,7 +39,10 @@ def cells(setting: Setting) -> list[Cell]:
     twins = {name: make_twin(ours, setting.variant, name) for name in setting.against}
     nets = {FOLDED: fold(deepcopy(ours)), KEPT: ours, **twins}
     return [
-        partial(_time, setting, nets, batch, precision, layout)
+        Cell(
+            f"batch {batch}, {precision} {layout}",
+            partial(_time, setting, nets, batch, precision, layout),
+        )
         for batch in ((1,) if setting.quick else (1, 8))
         for precision in PRECISIONS
         for layout in LAYOUTS
@@ -98,3 +104,27 @@ def conclude(setting: Setting, rows: Sequence[Row]) -> list[Row]:
                 )
             )
     return found
+
+
+def profile(setting: Setting, row: Row) -> Profile:
+    """Where the time of both sides of ``row`` goes; of a mean, the mean parts."""
+    assert row.batch is not None
+    ours = make_ours(setting.variant)
+    twin = make_twin(ours, setting.variant, kind_of(row.peer))
+    nets = (fold(deepcopy(ours)) if row.what.startswith(FOLDED) else ours, twin)
+    precisions = PRECISIONS if row.precision is None else (row.precision,)
+    layouts = (*LAYOUTS,) if row.layout is None else (row.layout,)
+    found = []
+    for layout in layouts:
+        images = random_images(row.batch, layout, setting.device)
+        for net in nets:
+            in_layout(net, setting.device, layout)
+        for precision in precisions:
+            works = [partial(forward, net, images, precision) for net in nets]
+            found.append(shares_of([*zip(nets, works, strict=True)]))
+    ours_parts, theirs = map(_mean_of, zip(*found, strict=True))
+    return Profile.of(row, ours_parts, theirs)
+
+
+def _mean_of(shares: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {part: mean(each[part] for each in shares) for part in shares[0]}

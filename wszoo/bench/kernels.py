@@ -2,15 +2,19 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from wszoo.bench.held import held_by_weights_and_images
-from wszoo.bench.nets import LAYOUTS, PEERS, PRECISIONS, in_layout, make_net, make_ours
+from wszoo.bench.missed import ALLOCATION, CALLS, KERNELS, Profile
+from wszoo.bench.nets import LAYOUTS, PEERS, PRECISIONS, in_layout, kind_of, make_net, make_ours
 from wszoo.bench.result import Row
 from wszoo.bench.setting import Cell, Setting
-from wszoo.bench.timing import interleave, to_row
+from wszoo.bench.shares import allocation_of
+from wszoo.bench.timing import Work, interleave, to_row
 from wszoo.layers import WSConv2d, standardize_weight
 
 Operator = Callable[[Tensor], Tensor]
@@ -22,6 +26,8 @@ TIME_GOALS = {
     "bit": {"contiguous": 0.45, "channels_last": 0.35},
 }
 SAVED_GOALS = {"fp32": 1.0, "bf16": 0.55}  # beside the bytes of all parameters
+_FORMULA = "formula "
+_FEW = 2  # filters, whose arithmetic is next to nothing
 _ROUNDS = 15
 _SIZE = 64  # pixels; what the weights have saved is the same at any size
 _MIB = 2**20
@@ -29,10 +35,14 @@ _MIB = 2**20
 
 def cells(setting: Setting) -> list[Cell]:
     """Times in both layouts, then saved bytes in both layouts and precisions."""
-    found: list[Cell] = [partial(_time, setting, layout) for layout in LAYOUTS]
-    found += [partial(_saved, setting, each, layout) for each in PRECISIONS for layout in LAYOUTS]
+    found = [Cell(f"time, {layout}", partial(_time, setting, layout)) for layout in LAYOUTS]
+    found += [
+        Cell(f"saved for backward, {each} {layout}", partial(_saved, setting, each, layout))
+        for each in PRECISIONS
+        for layout in LAYOUTS
+    ]
     if setting.device.type == "cuda":
-        found.append(partial(_fused_norms, setting))
+        found.append(Cell("fused norms", partial(_fused_norms, setting)))
     return found
 
 
@@ -51,7 +61,7 @@ def _time(setting: Setting, layout: str) -> list[Row]:
             seconds[name],
             seconds[peer],
             group="operator",
-            what=f"formula {name}",
+            what=f"{_FORMULA}{name}",
             peer=PEERS[peer].label,
             goal=setting.goal(TIME_GOALS[name][layout]) if peer == "timm" else None,
             layout=layout,
@@ -61,18 +71,28 @@ def _time(setting: Setting, layout: str) -> list[Row]:
     ]
 
 
-def _seconds(setting: Setting, layout: str, operators: dict[str, Operator]) -> list[list[float]]:
+def _seconds(
+    setting: Setting, layout: str, operators: dict[str, Operator], filters: int | None = None
+) -> list[list[float]]:
+    works = _works(setting, layout, operators, filters)
+    return interleave(works, setting.rounds_of(_ROUNDS), setting.clock)
+
+
+def _works(
+    setting: Setting, layout: str, operators: dict[str, Operator], filters: int | None = None
+) -> list[Work]:
+    """Each operator on all kernels of the net, or on the first ``filters`` of each."""
     convs = (m for m in make_ours(setting.variant).modules() if isinstance(m, WSConv2d))
     weights = [
-        conv.weight.detach()
+        conv.weight[:filters]
+        .detach()
         .to(setting.device)
         .clone(memory_format=LAYOUTS[layout])
         .requires_grad_()
         for conv in convs
     ]
     grads = [torch.randn_like(weight) for weight in weights]
-    works = [partial(forward_backward, each, weights, grads) for each in operators.values()]
-    return interleave(works, setting.rounds_of(_ROUNDS), setting.clock)
+    return [partial(forward_backward, each, weights, grads) for each in operators.values()]
 
 
 def forward_backward(operator: Operator, weights: list[Tensor], grads: list[Tensor]) -> None:
@@ -133,3 +153,43 @@ def fused_rows(timings: Iterable[tuple[str, float, float]], rounds: int) -> list
             )
         )
     return rows
+
+
+class _Least(torch.autograd.Function):
+    """Reads and writes each number no more often than any operator must."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return weight * 2
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad + ctx.saved_tensors[0]
+
+
+def profile(setting: Setting, row: Row) -> Profile:
+    """Where the time of both sides of ``row``, one of times, goes."""
+    assert row.layout is not None
+    theirs = PEERS[kind_of(row.peer)].standardize
+    assert theirs is not None
+    name = row.what.removeprefix(_FORMULA)
+    operators: dict[str, Operator] = {
+        "ours": partial(standardize_weight, formula=name),
+        "theirs": theirs,
+        "least": _Least.apply,
+    }
+    whole, small = (
+        [1e3 * median(each) for each in _seconds(setting, row.layout, operators, filters)]
+        for filters in (None, _FEW)
+    )
+    asked, asked_small = (
+        [allocation_of(work) for work in _works(setting, row.layout, operators, filters)]
+        for filters in (None, _FEW)
+    )
+    parts = []
+    for total, calls, more, less in zip(whole, small, asked, asked_small, strict=True):
+        allocation = max(0.0, more - less)
+        kernels = max(0.0, total - calls - allocation)
+        parts.append({KERNELS: kernels, ALLOCATION: allocation, CALLS: calls})
+    return Profile.of(row, parts[0], parts[1], whole[2])

@@ -34,7 +34,7 @@ def cells(setting: Setting) -> list[Cell]:
     """
     if setting.data is not None:
         read_photos(setting.data)  # before what takes minutes
-    return [partial(_time, setting)]
+    return [Cell("photos", partial(_time, setting))]
 
 
 def _time(setting: Setting) -> list[Row]:

@@ -10,6 +10,7 @@ from timm.layers.norm import GroupNorm
 from timm.layers.std_conv import StdConv2d
 from torch import Tensor, nn
 
+from wszoo.layers import GroupNorm as OurGroupNorm
 from wszoo.layers import WSConv2d, groups_for
 from wszoo.ws_resnet import WSResNet
 
@@ -65,6 +66,10 @@ PEERS = {
 }
 
 
+STOCK = "stock"
+STOCK_LABEL = "PyTorch's GroupNorm in its better layout"
+
+
 def make_ours(variant: str) -> WSResNet:
     """A net of this zoo in eval mode, with random weights.
 
@@ -111,9 +116,25 @@ def _like(layer: WSConv2d, kind: type[nn.Conv2d]) -> nn.Conv2d:
 
 
 def make_net(kind: str, variant: str) -> nn.Module:
-    """``"ours"`` or the net of a peer, in training mode, with weights of its own."""
+    """``"ours"`` or the net of a peer, in training mode, with weights of its own.
+
+    ``STOCK`` is ours but for its norms, which are PyTorch's.
+    """
+    if kind == STOCK:
+        stock: nn.Module = timm.create_model(variant, norm_layer=_group_norm)
+        return stock.train()
     ours = make_ours(variant)
     return (ours if kind == "ours" else make_twin(ours, variant, kind)).train()
+
+
+def kind_of(label: str) -> str:
+    """The kind of net that rows call ``label``."""
+    return next(name for name, peer in PEERS.items() if peer.label == label)
+
+
+def has_group_norm(variant: str) -> bool:
+    """Whether the norms of a variant are this zoo's ``GroupNorm``."""
+    return any(isinstance(layer, OurGroupNorm) for layer in make_ours(variant).modules())
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from wszoo.bench.machine import Machine
+from wszoo.bench.missed import Profile, missed_lines
 
 GROUPS = {
     "operator": "Weight Standardization of all kernels, forward and backward",
@@ -86,6 +87,7 @@ class Comparison:
         machine: Where it ran.
         rows: What was measured.
         warnings: What stands against the figures, one line each.
+        profiles: Of the rows that took longer than their goals.
     """
 
     model: str
@@ -94,6 +96,7 @@ class Comparison:
     machine: Machine
     rows: tuple[Row, ...]
     warnings: tuple[str, ...] = ()
+    profiles: tuple[Profile, ...] = ()
 
     @property
     def met(self) -> bool:
@@ -114,7 +117,9 @@ class Comparison:
         try:
             rows = tuple(map(Row.from_json, data["rows"]))
             machine, warnings = Machine(**data["machine"]), tuple(data["warnings"])
-            return cls(**{**data, "rows": rows, "machine": machine, "warnings": warnings})
+            profiles = tuple(Profile(**each) for each in data.get("profiles", ()))
+            fields = dict(rows=rows, machine=machine, warnings=warnings, profiles=profiles)
+            return cls(**{**data, **fields})
         except (TypeError, KeyError) as error:
             raise ValueError(
                 "no result of `wszoo bench`; `wszoo bench -o DIR` writes one"
@@ -123,7 +128,7 @@ class Comparison:
     def __str__(self) -> str:
         head = (f"{self.model}: ours over theirs, below 1 is better; {self.clock}", self.machine)
         lines = [*map(str, head), *(f"warning: {line}" for line in self.warnings)]
-        return "\n".join([*lines, "", *_table(self.rows)])
+        return "\n".join([*lines, "", *_table(self.rows), *missed_lines(self.profiles)])
 
 
 def _table(rows: Sequence[Row]) -> list[str]:

@@ -1,13 +1,13 @@
 """A whole run of the bench."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from wszoo.bench import footprint, imports, inference, kernels, loader, steps
 from wszoo.bench.machine import describe_machine, load
+from wszoo.bench.missed import Profile
 from wszoo.bench.nets import PEERS, make_ours
 from wszoo.bench.result import GROUPS, Comparison, Row
 from wszoo.bench.setting import Cell, Setting
@@ -22,7 +22,12 @@ _CELLS: dict[str, Callable[[Setting], list[Cell]]] = {
     "import": imports.cells,
     "loader": loader.cells,
 }
-Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
+_PROFILES: dict[str, Callable[[Setting, Row], Profile]] = {
+    "operator": kernels.profile,
+    "inference": inference.profile,
+    "training": steps.profile,
+}
+Tell = Callable[[str], object]
 
 
 def compare(
@@ -36,9 +41,11 @@ def compare(
     device: str = "cpu",
     cpu_time: bool = False,
     data: Path | None = None,
-    progress: Progress | None = None,
+    tell: Tell | None = None,
 ) -> Comparison:
     """Measure a variant beside its peers: the same architecture, with random weights.
+
+    Times that miss their goals are profiled at the end.
 
     Args:
         model: A variant of this zoo; a tag is ignored.
@@ -52,7 +59,7 @@ def compare(
         cpu_time: Take the processor's time of one thread instead of the time on the wall: other
             programs then count less.
         data: Class folders to read photos from; the packaged photos where None.
-        progress: Wraps the parts of the run in a bar.
+        tell: Gets a line when a part of the run begins.
 
     Raises:
         ValueError: There is no such peer, group, device or variant, or settings exclude each other.
@@ -75,7 +82,9 @@ def compare(
     keep_pages()
     before = load()
     with torch_threads(1 if cpu_time else threads):
-        rows = _run(setting, only or tuple(GROUPS), progress)
+        tell = tell or (lambda _line: None)
+        rows = _run(setting, only or tuple(GROUPS), tell)
+        profiles = _profile(setting, rows, tell)
         machine = describe_machine(setting.device, before)
     return Comparison(
         model=variant,
@@ -84,6 +93,7 @@ def compare(
         machine=machine,
         rows=tuple(rows),
         warnings=(*machine.warnings(), *setting.warnings),
+        profiles=tuple(profiles),
     )
 
 
@@ -117,16 +127,27 @@ def _check(
         raise ValueError("this machine has no CUDA device; leave --device out to take the CPU")
 
 
-def _run(setting: Setting, only: Sequence[str], progress: Progress | None) -> list[Row]:
+def _run(setting: Setting, only: Sequence[str], tell: Tell) -> list[Row]:
+    tell("making the nets")
     cells = [(group, cell) for group in GROUPS if group in only for cell in _CELLS[group](setting)]
-    turns: Iterable[tuple[str, Cell]] = cells
-    if progress:
-        turns = progress(cells, len(cells), "bench")
     rows: list[Row] = []
-    for _, cell in turns:
+    for place, (group, cell) in enumerate(cells, 1):
+        tell(f"{place} of {len(cells)}, {group}: {cell.about}")
         rows += cell()
     if "inference" in only:
         means = inference.conclude(setting, rows)
         place = next(i for i, row in enumerate(rows) if row.group == "inference")
         rows[place:place] = means
     return rows
+
+
+def _profile(setting: Setting, rows: Sequence[Row], tell: Tell) -> list[Profile]:
+    """Where the time of rows goes that took too long; goals are those of the CPU."""
+    missed = [
+        row for row in rows if row.met is False and row.unit == "ms" and row.group in _PROFILES
+    ]
+    profiles = []
+    for place, row in enumerate(missed, 1):
+        tell(f"profile {place} of {len(missed)}, {row.group}: {row.name}")
+        profiles.append(_PROFILES[row.group](setting, row))
+    return profiles

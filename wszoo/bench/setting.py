@@ -3,16 +3,30 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from wszoo.bench.result import Row
 from wszoo.bench.timing import Clock
 
-Cell = Callable[[], list[Row]]  # one part of a run, between two moves of its bar
-
 GOALS_FOR = "resnet50_gn_ws"
 _QUICK_ROUNDS = 3
+
+
+class Cell(NamedTuple):
+    """One part of a run.
+
+    Attributes:
+        about: What it measures, for those who wait.
+        work: Measures it.
+    """
+
+    about: str
+    work: Callable[[], list[Row]]
+
+    def __call__(self) -> list[Row]:
+        return self.work()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,7 +76,7 @@ class Once:
 
         For ``DistributedDataParallel``, which adds up over the ranks in the last pass only what
         reaches the weights: call it between the last pass under ``no_sync`` and the one that
-        synchronizes. Nothing is standardized again.
+        synchronizes, see ``standardized_once``. Nothing is standardized again.
         """
         for kernel in self._kernels:
             kernel.settle()
@@ -103,7 +103,22 @@ def standardized_once(module: nn.Module) -> Iterator[Once]:
 
     Checkpointed layers, autocast and gradient scalers work as ever. Frozen layers keep their own
     kernels. Compiled nets, and whatever else is not an ordinary parameter, standardize in every
-    pass. Under ``DistributedDataParallel``, ``Once.settle`` goes before the last pass.
+    pass.
+
+    Under ``DistributedDataParallel`` it goes together with ``no_sync``: all passes but the last
+    run under ``no_sync``, then comes ``Once.settle``, then the last pass, in which the ranks add
+    up. Without ``settle`` the gradients of this rank would miss those of the others, which is
+    refused on leaving::
+
+        ddp = DistributedDataParallel(net)
+        with standardized_once(net) as once:
+            with ddp.no_sync():
+                for images, labels in micro_batches[:-1]:
+                    loss(ddp(images), labels).backward()
+            once.settle()
+            images, labels = micro_batches[-1]
+            loss(ddp(images), labels).backward()
+        optimizer.step()
 
     Args:
         module: The net, or a part of it.

@@ -1,22 +1,18 @@
 """The levels, and blocks of timm's ResNets that heed them."""
 
-from types import FunctionType
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
+from wszoo.layers.blocks import FusingBasicBlock, FusingBottleneck, plain_forward
+from wszoo.layers.kept import in_forward_mode
 from wszoo.memory.recompute import again, chain
 
 Module = TypeVar("Module", bound=nn.Module)
 Memory = Literal["fast", "lean", "small", "smallest"]
 MEMORY: tuple[Memory, ...] = get_args(Memory)  # from the fastest to the smallest
-
-
-def _plain(forward: Any) -> Any:
-    """A method of timm's under a name by which TorchScript compiles it beside ours."""
-    return FunctionType(forward.__code__, forward.__globals__, "_plain")
 
 
 class _Sparing:
@@ -39,7 +35,7 @@ class _Sparing:
 class SparingBasicBlock(_Sparing, BasicBlock):
     """timm's block at a level other than ``"fast"``. ``save_memory`` makes it."""
 
-    _plain = _plain(BasicBlock.forward)
+    _plain = plain_forward(BasicBlock)
 
     def _parts(self) -> list[list[nn.Module]]:
         return [
@@ -55,7 +51,7 @@ class SparingBasicBlock(_Sparing, BasicBlock):
 class SparingBottleneck(_Sparing, Bottleneck):
     """timm's block at a level other than ``"fast"``. ``save_memory`` makes it."""
 
-    _plain = _plain(Bottleneck.forward)
+    _plain = plain_forward(Bottleneck)
 
     def _parts(self) -> list[list[nn.Module]]:
         return [
@@ -69,9 +65,19 @@ class SparingBottleneck(_Sparing, Bottleneck):
         return self.act3(x)
 
 
+class SparingFusingBasicBlock(SparingBasicBlock, FusingBasicBlock):
+    """The same in place of this zoo's block."""
+
+
+class SparingFusingBottleneck(SparingBottleneck, FusingBottleneck):
+    """The same in place of this zoo's block."""
+
+
 _SPARING: dict[type[nn.Module], type[nn.Module]] = {
     BasicBlock: SparingBasicBlock,
     Bottleneck: SparingBottleneck,
+    FusingBasicBlock: SparingFusingBasicBlock,
+    FusingBottleneck: SparingFusingBottleneck,
 }
 _PLAIN = {sparing: plain for plain, sparing in _SPARING.items()}
 
@@ -163,8 +169,10 @@ def _is_differentiated(block: Any, x: Tensor) -> bool:
     """Whether a backward pass may come that can run the block again."""
     if isinstance(x, torch.fx.Proxy) or torch.compiler.is_compiling() or torch._C._is_tracing():
         return False
-    # torch.func knows no hooks on saved tensors, by which checkpoints work.
+    # torch.func knows no hooks on saved tensors, by which checkpoints work; tangents go forward.
     if not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        return False
+    if in_forward_mode():
         return False
     return x.requires_grad or any(p.requires_grad for p in block.parameters())
 

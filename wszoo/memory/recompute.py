@@ -13,6 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
 from wszoo.layers import WSConv2d
+from wszoo.layers.blocks import is_watched
 
 Layer = Callable[[Tensor], Tensor]
 _DRAWING = (DropPath, DropBlock2d, _DropoutNd, nn.RReLU)
@@ -51,7 +52,7 @@ def again(layers: Sequence[nn.Module], x: Tensor, *, keep_kernels: bool) -> Tens
 
 def _with_kernel(layer: nn.Module) -> Layer:
     """``layer`` with the kernel of this pass, standardized outside of what is computed again."""
-    if _is_watched(layer):
+    if is_watched(layer):
         return layer
     if isinstance(layer, nn.Sequential):
         inner = [_with_kernel(each) for each in layer]
@@ -77,18 +78,6 @@ def _as_autocast_takes_it(kernel: Tensor) -> Tensor:
     ):
         return kernel
     return kernel.to(torch.get_autocast_dtype(device))
-
-
-def _is_watched(layer: nn.Module) -> bool:
-    """Whether hooks would miss a pass that does not call the module."""
-    return any(
-        (
-            layer._forward_hooks,
-            layer._forward_pre_hooks,
-            layer._backward_hooks,
-            layer._backward_pre_hooks,
-        )
-    )
 
 
 class _SameStatistics:

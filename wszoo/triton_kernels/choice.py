@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from wszoo.triton_kernels.launch import in_channels_last
 from wszoo.triton_kernels.plan import MOST_PER_GROUP
@@ -111,8 +112,10 @@ def _is_recording() -> bool:
     if torch.compiler.is_compiling():  # Dynamo cannot follow the question after tracing
         return torch.compiler.is_exporting()
     scripting: bool = torch.jit.is_scripting()  # type: ignore[attr-defined]
-    transformed: bool = torch._C._are_functorch_transforms_active()  # has no rule for operators
-    return scripting or torch._C._is_tracing() or transformed
+    # These have no rule for operators of our own.
+    transformed: bool = torch._C._are_functorch_transforms_active()
+    dual = forward_ad._current_level >= 0
+    return scripting or torch._C._is_tracing() or transformed or dual
 
 
 def usable(x: Tensor, num_groups: int) -> bool:
