@@ -125,7 +125,9 @@ def page(out: Path) -> str:
     parts = [
         "# Transfer at small batches",
         "Backbones fine-tuned with few photos per step, as `wszoo finetune` does it, and the same "
-        "net from random weights.\nMade by `python -m train.study_transfer`; every figure is in "
+        "net from random weights. The twin is timm's BatchNorm net by the recipe of "
+        "`resnet18_gn_ws.e14_tin200`,\nwhich has half of the published weights' epochs "
+        "([its card](../../resnet18.e14_tin200/README.md)).\nMade by `python -m train.study_transfer`; every figure is in "
         f"[{RESULTS}]({RESULTS}) with its settings, seed and loss.",
         *sections,
         f"Code {commits}; {versions}.",
