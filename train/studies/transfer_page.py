@@ -127,7 +127,8 @@ def page(out: Path) -> str:
         "Backbones fine-tuned with few photos per step, as `wszoo finetune` does it, and the same "
         "net from random weights. The twin is timm's BatchNorm net by the recipe of "
         "`resnet18_gn_ws.e14_tin200`,\nwhich has half of the published weights' epochs "
-        "([its card](../../resnet18.e14_tin200/README.md)).\nMade by `python -m train.study_transfer`; every figure is in "
+        "([its card](../../resnet18.e14_tin200/README.md)).\nMade by `python -m "
+        "train.study_transfer`; every figure is in "
         f"[{RESULTS}]({RESULTS}) with its settings, seed and loss.",
         *sections,
         f"Code {commits}; {versions}.",
