@@ -95,7 +95,7 @@ TASKS = {
         batches=(2, 1, 8),
         metric="top1",
         metric_name="top-1 of clothing",
-        settings={"head": "linear", "epochs": 3, "image_size": 96},
+        settings={"head": "linear", "epochs": 3, "image_size": 64},
         lr_per_photo=2e-4,
         seeds=3,
     ),
