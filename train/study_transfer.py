@@ -101,13 +101,18 @@ def run_cell(cell: Cell, source: DataSource, folder: Path) -> Row:
         **cell._asdict(),
         "settings": asdict(settings) | {"model": Path(settings.model).name},
         "test": ask(model, source, settings),
-        "held_out": [round(epoch[metric], 3) for epoch in epochs],
+        "held_out": held_out_by_epoch(epochs, metric),
         "losses": [round(epoch["loss"], 4) for epoch in epochs],
         "kept_epoch": facts.epoch,
         "seconds": round(seconds),
         "cpu_seconds": round(cpu_seconds),
         "threads": torch.get_num_threads(),
     }
+
+
+def held_out_by_epoch(epochs: list[Row], metric: str) -> list[float]:
+    """Percent after each epoch; the rows of classification have a prefix."""
+    return [round(row[metric if metric in row else f"held_out_{metric}"], 3) for row in epochs]
 
 
 def ask(model: torch.nn.Module, source: DataSource, settings: FineTuning) -> dict[str, float]:

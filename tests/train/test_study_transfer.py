@@ -11,7 +11,15 @@ from PIL import Image
 from train.studies import transfer_page
 from train.studies.transfer_page import plots, write_page
 from train.studies.transfer_tasks import TASKS, prepare
-from train.study_transfer import STARTS, Cell, cells, left, main, settings_of
+from train.study_transfer import (
+    STARTS,
+    Cell,
+    cells,
+    held_out_by_epoch,
+    left,
+    main,
+    settings_of,
+)
 from wszoo.datasets.quarantine import read_quarantine
 from wszoo.finetune.data import read_images
 from wszoo.training.rows import append_row, write_rows
@@ -45,6 +53,11 @@ def test_the_runs_that_say_most_come_first() -> None:
         "camvid-random-b1-s0",
     ]
     assert len(wanted) == len(set(wanted)) == 2 * (2 * (3 + 2) + 3 * 3)
+
+
+def test_the_rows_of_every_task_give_their_metric() -> None:
+    assert held_out_by_epoch([{"box_ap50": 70.12345}], "box_ap50") == [70.123]
+    assert held_out_by_epoch([{"held_out_top1": 83.2845}], "top1") == [83.284]
 
 
 def test_starts_differ_in_the_weights_alone() -> None:
