@@ -1,3 +1,4 @@
+import multiprocessing.process
 import os
 import signal
 import subprocess
@@ -51,22 +52,36 @@ def test_other_programs_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("original", "is_command"),
+    ("original", "program", "is_command"),
     [
-        (["python", "-m", "wszoo", "bench"], True),
-        (["python", "-u", "-m", "wszoo"], True),
-        (["python", "-m", "wszoo.bench.memory_cell"], False),
-        (["python", "-m"], False),
-        (["pytest", "wszoo"], False),
+        ("python -m wszoo bench", "-m", True),
+        ("python -u -m wszoo", "-m", True),
+        ("python -mwszoo", "-m", True),
+        ("python -um wszoo -m other", "-m", True),
+        ("python -X importtime -W ignore -m wszoo", "-m", True),
+        ("python -Wmodule -m other -m wszoo", "-m", False),
+        ("python -m wszoo.bench.memory_cell", "-m", False),
+        ("python -m", "-m", False),
+        ("python train.py -m wszoo", "train.py", False),
+        ("python -m pytest -m wszoo", "/some/pytest/__main__.py", False),
+        ("pytest wszoo", "/some/bin/pytest", False),
     ],
 )
 def test_a_command_is_known_by_how_it_was_started(
-    original: list[str], is_command: bool, monkeypatch: pytest.MonkeyPatch
+    original: str, program: str, is_command: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "orig_argv", original)
-    monkeypatch.setattr(sys, "argv", ["/some/path/__main__.py"])
+    monkeypatch.setattr(sys, "orig_argv", original.split())
+    monkeypatch.setattr(sys, "argv", [program, "more"])
 
     assert interrupt.is_command() is is_command
+
+
+def test_a_child_of_the_command_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["wszoo"])
+    assert interrupt.is_command()
+
+    monkeypatch.setattr(multiprocessing.process, "_parent_process", object())
+    assert not interrupt.is_command()
 
 
 def test_a_handler_that_is_there_stays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ def bench(
     """Compare time and memory with peers, as ratios from one interleaved run.
 
     Takes twenty minutes for ResNet-50 on two cores; --only and --quick take less. Where a
-    time misses its goal, a profile says why.
+    pass or an operator misses its goal, a profile on the wall's clock says why.
     """
     with _Progress() as tell:
         tell("starting")

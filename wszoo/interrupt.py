@@ -15,10 +15,24 @@ _STOPPED = 4  # the exit code, as in ``wszoo.terminal``, which imports much
 
 
 def is_command() -> bool:
-    """Whether this process is ``wszoo`` or ``python -m wszoo``."""
-    if "-m" in sys.orig_argv and sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1] == ["wszoo"]:
-        return True
-    return PurePath(sys.argv[0] if sys.argv else "").stem == "wszoo"
+    """Whether this process is ``wszoo`` or ``python -m wszoo``, and no child of such a one."""
+    processes = sys.modules.get("multiprocessing.process")  # which a child has, whatever imports it
+    if processes is not None and processes.parent_process() is not None:
+        return False
+    program = sys.argv[0] if sys.argv else ""
+    if program == "-m":  # what it is until the module is found; its package is imported before
+        return _module_of(sys.orig_argv[1:]) == "wszoo"
+    return PurePath(program).stem == "wszoo"
+
+
+def _module_of(options: list[str]) -> str | None:
+    """What ``-m`` names among the interpreter's options, which end there."""
+    for place, option in enumerate(options):
+        if option.startswith("-") and not option.startswith("--") and "m" in option:
+            flags, _, name = option.partition("m")
+            if not set(flags) & set("cWX"):
+                return name or next(iter(options[place + 1 :]), None)
+    return None
 
 
 def hush() -> None:

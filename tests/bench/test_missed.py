@@ -7,6 +7,7 @@ from wszoo.bench.missed import Profile, missed_lines, missed_page
 
 STEP = row("training", "step", 1.18, goal=1.10, peer="BatchNorm", batch=8, precision="bf16")
 OPERATOR = row("operator", "formula bcn", 0.57, goal=0.45, layout="contiguous")
+MISSED = "1.180 where 1.10 was to be reached"
 
 
 def of_step(convolution: float, norm: float) -> Profile:
@@ -14,9 +15,9 @@ def of_step(convolution: float, norm: float) -> Profile:
     return Profile.of(STEP, theirs | {"convolution": convolution, "norm": norm, "WS": 5.0}, theirs)
 
 
-def of_operator(floor: float) -> Profile:
-    ours = {"kernels": 18.0, "allocation": 0.5, "calls": 1.5}
-    return Profile.of(OPERATOR, ours, ours | {"kernels": 33.0}, floor)
+def of_operator(kernels: float) -> Profile:
+    ours = {"kernels": kernels, "allocation": 0.5, "calls": 1.5}
+    return Profile.of(OPERATOR, ours, {"kernels": 33.0, "allocation": 1.0, "calls": 1.0}, 17.5)
 
 
 @pytest.mark.parametrize(
@@ -24,24 +25,19 @@ def of_operator(floor: float) -> Profile:
     [
         (
             of_step(70.0, 33.0),
-            "1.180 where 1.10 was to be reached: were norm and WS for nothing, ours would take "
-            "0.80 of theirs; what weighs most beside theirs is norm, +13.0 ms",
+            f"{MISSED}, 1.180 in the profile: without their norm and WS, theirs would take 0.80 of "
+            "their time; what weighs most beside theirs is norm, +13.0 ms",
         ),
         (
-            of_step(105.0, 20.0),
-            "1.180 where 1.10 was to be reached: were norm and WS for nothing, ours would take "
-            "1.15 of theirs, so no norm and no WS meet the goal here",
+            of_step(70.0, 25.0),
+            f"{MISSED}; in the profile it was 1.100, which meets the goal and explains nothing: as "
+            "far as this machine repeats itself, it may be either",
         ),
         (
-            of_operator(17.5),
-            "0.570 where 0.45 was to be reached: one product forward and one sum backward over "
-            "the same kernels take 17.5 ms, 0.50 of theirs, so no operator meets the goal here",
-        ),
-        (
-            of_operator(7.0),
-            "0.570 where 0.45 was to be reached: one product forward and one sum backward over "
-            "the same kernels take 7.0 ms, 0.20 of theirs; what weighs most beside theirs is "
-            "allocation, +0.0 ms",
+            of_operator(18.0),
+            "0.570 where 0.45 was to be reached, 0.571 in the profile: one product forward and one "
+            "sum backward over the same kernels, called as here, take 17.5 ms, 0.50 of theirs; "
+            "what weighs most beside theirs is calls, +0.5 ms",
         ),
     ],
 )
@@ -49,13 +45,20 @@ def test_what_stands_against_a_goal_is_told(profile: Profile, why: str) -> None:
     assert profile.why == why
 
 
+def test_a_part_that_takes_no_longer_is_not_blamed() -> None:
+    theirs = {"kernels": 33.0, "allocation": 1.0, "calls": 1.0}
+    found = Profile.of(OPERATOR, theirs | {"kernels": 33.1}, theirs, 17.5)
+
+    assert found.why.endswith("take 17.5 ms, 0.50 of theirs")
+
+
 def test_the_page_has_a_table_per_kind_of_parts_and_a_sentence_per_row() -> None:
-    page = missed_page([of_operator(17.5), of_step(70.0, 33.0)], "bench.json").splitlines()
+    page = missed_page([of_operator(18.0), of_step(70.0, 33.0)], "bench.json").splitlines()
 
     assert page[0] == "# Missed, by how much and why"
     assert "[the results](bench.json)" in page[2]
     assert page[4] == "| row | against | kernels | allocation | calls | together |"
-    assert page[6].startswith("| formula bcn, contiguous | StdConv2d | 18.0 / 33.0 | 0.5 / 0.5 |")
+    assert page[6].startswith("| formula bcn, contiguous | StdConv2d | 18.0 / 33.0 | 0.5 / 1.0 |")
     assert page[6].endswith("| 20.0 / 35.0 |")
     assert page[8] == "| row | against | convolution | norm | WS | rest | together |"
     assert "| step, batch 8, bf16 | BatchNorm | 70.0 / 70.0 | 33.0 / 20.0 |" in page[10]

@@ -109,11 +109,40 @@ def test_a_kernel_that_is_kept_does_not_stand_in_for_one_with_a_tangent(kind: st
     torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_after_it_the_own_paths_are_taken_again() -> None:
+@DUAL_AND_JVP
+def test_a_norm_has_a_tangent_in_half_precision(transform: bool) -> None:
+    norm = GroupNorm(8, 4)
+    x, direction = torch.randn(2, 2, 8, 6, 6).bfloat16()
+
+    actual = tangent(norm, x, direction, transform)
+
+    expected = by_backward(norm.double(), x.double(), direction.double())
+    assert actual.dtype is torch.bfloat16
+    torch.testing.assert_close(actual.double(), expected, rtol=0.02, atol=0.02)
+
+
+def test_what_has_no_tangent_takes_the_own_paths() -> None:
     norm = GroupNorm(32, 8)
     x = torch.randn(2, 32, 16, 16, requires_grad=True).to(memory_format=torch.channels_last)
     with forward_ad.dual_level():
-        inside = norm(x)
+        inside = norm(forward_ad.make_dual(x, torch.ones_like(x)))
+        beside = norm(x)
 
     assert type(inside.grad_fn).__name__ == "NativeGroupNormBackward0"
-    assert type(norm(x).grad_fn).__name__ == "_GroupNormBackward"
+    assert type(beside.grad_fn).__name__ == type(norm(x).grad_fn).__name__ == "_GroupNormBackward"
+
+
+@pytest.mark.parametrize("level", ["lean", "small", "smallest"])
+def test_a_backward_pass_in_it_computes_again_what_was_computed_outside(level: Memory) -> None:
+    images = torch.randn(2, 3, 32, 32).to(memory_format=torch.channels_last)
+    net = timm.create_model("test_resnet_gn_ws", num_classes=3).to(
+        memory_format=torch.channels_last
+    )
+    weights = [*net.parameters()]
+    expected = torch.autograd.grad(net(images).sum(), weights)
+
+    out = save_memory(net, level)(images).sum()
+    with forward_ad.dual_level():
+        actual = torch.autograd.grad(out, weights)
+
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)

@@ -253,6 +253,62 @@ def test_hooks_inside_of_blocks_are_called(level: Memory) -> None:
     assert len(calls) == len(watched) == 24
 
 
+class Halved(WSConv2d):
+    """A convolution that computes something else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / 2
+
+
+class Doubled(nn.Sequential):
+    """A sequence that computes something else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def halve_a_convolution(net: nn.Module) -> None:
+    net.get_submodule("layer1.0.conv2").__class__ = Halved
+
+
+def double_a_shortcut(net: nn.Module) -> None:
+    net.get_submodule("layer1.0.downsample").__class__ = Doubled
+
+
+def replace_a_forward(net: nn.Module) -> None:
+    layer: Any = net.get_submodule("layer1.0.conv2")
+    own = layer.forward
+    layer.forward = lambda x: own(x) / 2
+
+
+@pytest.mark.parametrize("level", SAVING)
+@pytest.mark.parametrize("change", [double_a_shortcut, halve_a_convolution, replace_a_forward])
+def test_layers_that_compute_something_else_do_so(change: Any, level: Memory) -> None:
+    plain, net = make(), save_memory(make(), level)
+    change(plain)
+    change(net)
+
+    expected, actual = gradients(plain, images()), gradients(net, images())
+
+    assert not torch.equal(expected["output"], gradients(make(), images())["output"])
+    assert all(torch.equal(actual[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("level", SAVING)
+def test_hooks_of_all_modules_are_called(level: Memory) -> None:
+    calls: Counter[int] = Counter()
+    net = save_memory(make(), level)
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda layer, *_: calls.update([id(layer)])
+    )
+    try:
+        net(images()).mean().backward()
+    finally:
+        handle.remove()
+
+    assert all(calls[id(layer)] for layer in net.modules() if isinstance(layer, nn.Conv2d))
+
+
 # Setting it
 
 

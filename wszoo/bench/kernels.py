@@ -14,7 +14,7 @@ from wszoo.bench.nets import LAYOUTS, PEERS, PRECISIONS, in_layout, kind_of, mak
 from wszoo.bench.result import Row
 from wszoo.bench.setting import Cell, Setting
 from wszoo.bench.shares import allocation_of
-from wszoo.bench.timing import Work, interleave, to_row
+from wszoo.bench.timing import WALL, Clock, Work, interleave, to_row
 from wszoo.layers import WSConv2d, standardize_weight
 
 Operator = Callable[[Tensor], Tensor]
@@ -72,10 +72,14 @@ def _time(setting: Setting, layout: str) -> list[Row]:
 
 
 def _seconds(
-    setting: Setting, layout: str, operators: dict[str, Operator], filters: int | None = None
+    setting: Setting,
+    layout: str,
+    operators: dict[str, Operator],
+    filters: int | None = None,
+    clock: Clock | None = None,
 ) -> list[list[float]]:
     works = _works(setting, layout, operators, filters)
-    return interleave(works, setting.rounds_of(_ROUNDS), setting.clock)
+    return interleave(works, setting.rounds_of(_ROUNDS), clock or setting.clock)
 
 
 def _works(
@@ -169,7 +173,7 @@ class _Least(torch.autograd.Function):
 
 
 def profile(setting: Setting, row: Row) -> Profile:
-    """Where the time of both sides of ``row``, one of times, goes."""
+    """Where the time of both sides of ``row``, one of times, goes, on the wall."""
     assert row.layout is not None
     theirs = PEERS[kind_of(row.peer)].standardize
     assert theirs is not None
@@ -180,7 +184,7 @@ def profile(setting: Setting, row: Row) -> Profile:
         "least": _Least.apply,
     }
     whole, small = (
-        [1e3 * median(each) for each in _seconds(setting, row.layout, operators, filters)]
+        [1e3 * median(each) for each in _seconds(setting, row.layout, operators, filters, WALL)]
         for filters in (None, _FEW)
     )
     asked, asked_small = (

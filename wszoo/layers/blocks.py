@@ -2,7 +2,9 @@
 
 That is on CUDA, where ``wszoo.triton_kernels`` is asked for or was measured to be faster. Elsewhere
 the blocks run timm's own code, and so they do when scripted, traced, compiled, exported or
-transformed by ``torch.func``. Parameters and keys of state dicts are timm's.
+transformed by ``torch.func``. Parameters and keys of state dicts are timm's. Stems, necks and
+heads call norm and ReLU one by one, and so do blocks of ``wszoo.memory`` while they are trained at
+a level other than ``"fast"``.
 """
 
 from types import FunctionType
@@ -11,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
+from torch.nn.modules import module as modules
 
 from wszoo.layers.group_norm import in_a_graph
 from wszoo.layers.norm import GroupNorm
@@ -25,13 +28,14 @@ def plain_forward(block: type[nn.Module]) -> Any:
 
 
 def is_watched(layer: nn.Module) -> bool:
-    """Whether hooks would miss a pass that does not call the module."""
-    return any(
+    """Whether hooks, or a ``forward`` in the place of its own, miss a pass not by the module."""
+    return "forward" in vars(layer) or any(
         (
             layer._forward_hooks,
             layer._forward_pre_hooks,
             layer._backward_hooks,
             layer._backward_pre_hooks,
+            modules._has_any_global_hook(),
         )
     )
 
@@ -69,7 +73,7 @@ def _is_one_operator(norm: nn.Module, act: nn.Module, x: Tensor, residual: Tenso
         return False
     from wszoo.triton_kernels import usable
 
-    return usable(x, norm.num_groups)
+    return usable(x, norm.num_groups, norm.weight, norm.bias, residual)
 
 
 class _Fusing:
@@ -124,7 +128,7 @@ class FusingBottleneck(_Fusing, Bottleneck):
 def _may_fuse(x: Tensor) -> bool:
     if isinstance(x, torch.fx.Proxy):
         return False
-    return x.device.type in _DEVICES and not in_a_graph()
+    return x.device.type in _DEVICES and not in_a_graph(x)
 
 
 def _pass(block: Any, x: Tensor) -> Tensor:

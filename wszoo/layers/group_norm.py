@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wszoo.layers import group_norm_cpu, group_norm_cuda
-from wszoo.layers.kept import in_forward_mode
+from wszoo.tangents import has_tangent
 
 _GRAPH_MODES = (torch._C._TorchDispatchModeKey.FUNCTIONAL, torch._C._TorchDispatchModeKey.PROXY)
 _HALVES = (torch.bfloat16, torch.float16)
@@ -84,11 +84,15 @@ def choose(x: Tensor, groups: int) -> Kernels | None:
     return _ON_BIG_MAPS
 
 
-def in_a_graph() -> bool:
-    """Whether operators are being recorded or transformed; those of PyTorch are understood best."""
+def in_a_graph(*tensors: Tensor | None) -> bool:
+    """Whether operators are being recorded or transformed; those of PyTorch are understood best.
+
+    Args:
+        *tensors: What they are to take, any of which may have a tangent.
+    """
     if torch.compiler.is_compiling() or torch._C._is_tracing():
         return True
-    if torch._C._are_functorch_transforms_active() or in_forward_mode():
+    if torch._C._are_functorch_transforms_active() or has_tangent(*tensors):
         return True
     return bool(torch._C._len_torch_dispatch_stack()) and any(
         map(torch._C._get_dispatch_mode, _GRAPH_MODES)
@@ -146,7 +150,7 @@ def group_norm(
         bias: Shift per channel; zeros if ``None``.
         eps: Added to the variance.
     """
-    if in_a_graph() or x.dim() < 2:
+    if in_a_graph(x, weight, bias) or x.dim() < 2:
         return None
     channels = x.shape[1]
     if any(tensor is not None and tensor.shape != (channels,) for tensor in (weight, bias)):

@@ -4,8 +4,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from wszoo.tangents import has_tangent
 
 Self = TypeVar("Self", bound="KeepingConv2d")
 Module = TypeVar("Module", bound=nn.Module)
@@ -29,18 +30,13 @@ def _note_step(*_: object) -> None:
 register_optimizer_step_post_hook(_note_step)
 
 
-def in_forward_mode() -> bool:
-    """Whether derivatives may be taken forward: operators of our own have no rule for tangents."""
-    return forward_ad._current_level >= 0
-
-
 def may_keep(raw: Tensor) -> bool:
     """Whether a kernel made of ``raw`` may be used again after the pass that makes it.
 
     Not in graphs, which could not notice that the weight has changed, nor where its tangent would
     get lost. Compilers do not ask.
     """
-    if torch._C._is_tracing() or in_forward_mode():
+    if torch._C._is_tracing() or has_tangent(raw):
         return False
     # Symbolic tracing, shards and functional calls put another type here.
     if type(raw) is not nn.Parameter or torch._C._are_functorch_transforms_active():

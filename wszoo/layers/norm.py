@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wszoo.layers.group_norm import group_norm
+from wszoo.tangents import has_tangent
 
 
 def groups_for(num_channels: int, num_groups: int = 32) -> int:
@@ -75,9 +76,17 @@ def _group_norm(
     # A half-precision affine would drag mean and deviation down to half precision too.
     weight = weight.float() if weight is not None else None
     bias = bias.float() if bias is not None else None
-    if x.device.type == "cpu" and weight is not None:  # this kernel alone mixes dtypes
+    # This kernel alone mixes dtypes, and has no tangents of mixed ones.
+    mixes = x.device.type == "cpu" and weight is not None
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        mixes = mixes and not _is_transformed(x, weight, bias)
+    if mixes:
         return F.group_norm(x, num_groups, weight, bias, eps)
     return F.group_norm(x.float(), num_groups, weight, bias, eps).to(x.dtype)
+
+
+def _is_transformed(*tensors: Tensor | None) -> bool:
+    return torch._C._are_functorch_transforms_active() or has_tangent(*tensors)
 
 
 torch.fx.wrap("_group_norm")  # symbolic tracing cannot follow the branches

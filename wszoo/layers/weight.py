@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wszoo.layers.kept import PASSING, KeepingConv2d, in_forward_mode
+from wszoo.layers.kept import PASSING, KeepingConv2d
+from wszoo.tangents import has_tangent
 
 _TINY = 1e-34  # keeps the rstd of constant filters finite; far below any real variance
 _group_norm = torch.ops.aten.native_group_norm.default
@@ -179,7 +180,7 @@ def _standardize_filters(filters: Tensor, formula: WSFormula) -> Tensor:
     # torch.func and dual tensors are differentiated by torch's own rules, and traced sizes are no
     # numbers to compute with.
     traced = torch.jit.is_tracing()  # type: ignore[attr-defined]
-    if traced or torch._C._are_functorch_transforms_active() or in_forward_mode():
+    if traced or torch._C._are_functorch_transforms_active() or has_tangent(filters):
         return _composite(filters, *formula)
     if formula.eps_inside:  # which is GroupNorm itself
         count, fan_in = filters.shape[0], filters.numel() // filters.shape[0]

@@ -7,8 +7,8 @@ from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 from wszoo.layers.blocks import FusingBasicBlock, FusingBottleneck, plain_forward
-from wszoo.layers.kept import in_forward_mode
 from wszoo.memory.recompute import again, chain
+from wszoo.tangents import has_tangent
 
 Module = TypeVar("Module", bound=nn.Module)
 Memory = Literal["fast", "lean", "small", "smallest"]
@@ -172,7 +172,7 @@ def _is_differentiated(block: Any, x: Tensor) -> bool:
     # torch.func knows no hooks on saved tensors, by which checkpoints work; tangents go forward.
     if not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
         return False
-    if in_forward_mode():
+    if has_tangent(x, *block.parameters()):
         return False
     return x.requires_grad or any(p.requires_grad for p in block.parameters())
 

@@ -6,8 +6,8 @@ from importlib.util import find_spec
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
+from wszoo.tangents import has_tangent
 from wszoo.triton_kernels.launch import in_channels_last
 from wszoo.triton_kernels.plan import MOST_PER_GROUP
 
@@ -114,17 +114,19 @@ def _is_recording() -> bool:
     scripting: bool = torch.jit.is_scripting()  # type: ignore[attr-defined]
     # These have no rule for operators of our own.
     transformed: bool = torch._C._are_functorch_transforms_active()
-    dual = forward_ad._current_level >= 0
-    return scripting or torch._C._is_tracing() or transformed or dual
+    return scripting or torch._C._is_tracing() or transformed
 
 
-def usable(x: Tensor, num_groups: int) -> bool:
+def usable(x: Tensor, num_groups: int, *others: Tensor | None) -> bool:
     """Whether ``group_norm_act`` runs the kernels for ``x``: they fit, and are wanted.
 
     Args:
         x: ``(N, C, *)``.
         num_groups: Groups of channels.
+        *others: What the operator takes beside it; a tangent of any is more than it can.
     """
+    if has_tangent(x, *others):
+        return False
     if _wanted is False or not (_wanted or FASTER):
         return False
     if not fits(x, num_groups):

@@ -62,7 +62,7 @@ def group_norm_act(
         tensor([[[0.0000, 0.5773],
                  [0.5773, 0.5773]]])
     """
-    if not (usable(x, num_groups) and _alike(x, weight, bias, residual)):
+    if not (usable(x, num_groups, weight, bias, residual) and _alike(x, weight, bias, residual)):
         return group_norm_act_composite(x, num_groups, weight, bias, eps, relu, residual)
     out: Tensor = torch.ops.wszoo.group_norm_act(x, num_groups, weight, bias, eps, relu, residual)[
         0
