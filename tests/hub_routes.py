@@ -216,10 +216,11 @@ class Hub:
         verify = {"href": f"{self.endpoint}/{repo.name}.git/info/lfs/verify"}
         for oid, size in ((each["oid"], each["size"]) for each in sent["objects"]):
             found.append({"oid": oid, "size": size})
-            upload: Table = {"href": f"{self.cdn}/lfs/{oid}"}
+            href = f"{self.cdn}/lfs/{oid}"
+            upload: Table = {"href": f"{href}?sign=1"}
             if 0 < self.part_size < size:
                 numbers = range(1, -(-size // self.part_size) + 1)
-                parts = {str(number): f"{upload['href']}/{number}" for number in numbers}
+                parts = {str(number): f"{href}/{number}?sign=1" for number in numbers}
                 upload["header"] = {"chunk_size": str(self.part_size), **parts}
             if oid not in self.objects:
                 found[-1]["actions"] = {"upload": upload, "verify": verify}

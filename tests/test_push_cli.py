@@ -14,6 +14,7 @@ from tests.hub_server import Fault, HubServer
 from tests.publish.folders import NAME, REPOSITORY, copy_card, interrupt_at
 from wszoo.publish import COLLECTION
 from wszoo.push_cli import push
+from wszoo.terminal import BAD_DATA
 from wszoo.weights import ASSETS, WEIGHTS, WEIGHTS_FILE
 
 OWN = [weights for weights in WEIGHTS if weights.origin is None]
@@ -220,6 +221,16 @@ def test_ctrl_c_ends_with_four_and_says_what_is_left(
     assert result.stderr.splitlines()[-1] == (
         f"wszoo: stopped while pushing to {REPOSITORY}; nothing was published"
     )
+
+
+def test_a_collection_that_fails_loses_no_pin(hub: HubServer, home: Path) -> None:
+    hub.faults.append(Fault(match="/api/collections", status=403, times=-1))
+
+    result = run(home / NAME, "--repo", REPOSITORY, "--collection", "tester/mine-0123")
+
+    assert result.exit_code == BAD_DATA
+    assert f'hub="{REPOSITORY}@' in result.stdout
+    assert result.stderr.splitlines()[-1].endswith("name none, or another one, with --collection")
 
 
 def test_ctrl_c_while_collecting_says_that_the_weights_are_published(

@@ -19,15 +19,16 @@ from train.publish import CARDS, held_out_by_pixels
 from wszoo.cards.drawing import draw_training
 from wszoo.cards.folder import CARD
 from wszoo.cards.pretrained import PretrainedRun, read_pretrained
-from wszoo.cards.results import write_results
+from wszoo.cards.results import read_results, write_results
 from wszoo.cards.training import training_section
 from wszoo.datasets import read_labelled_images
 from wszoo.evaluate import evaluate, targets_for
 from wszoo.files import sha256_of
 from wszoo.terminal import OneLineErrors
-from wszoo.weights import WEIGHTS_FILE, Weights
+from wszoo.weights import WEIGHTS, WEIGHTS_FILE, Weights
 from wszoo.weights_file import weights_bytes, write_whole
 
+FINDING = "batch_norm_twins.json"  # for cards, among the studies
 _COMMANDS = """python -m train.pretrain {model} --recipe {recipe_name}{passes} --data DIR --out RUN
 python -m train.baseline RUN --data DIR"""
 
@@ -92,6 +93,39 @@ def keep(run: Path, data: Path) -> tuple[Path, dict[str, Any]]:
     return folder, results
 
 
+def write_finding(folder: Path, path: Path) -> bool:
+    """Tell the cards of the zoo's nets of this shape what the same one with BatchNorm reached.
+
+    Args:
+        folder: Of the baseline.
+        path: The findings, of which that of another net of timm stays.
+
+    Returns:
+        Whether there are weights of the zoo by the same recipe, to tell of.
+    """
+    theirs = read_results(folder)
+    model, recipe = theirs["model"], theirs["recipe_name"]
+    name = f"{model}_gn_ws.{recipe}"
+    ours = next((each for each in WEIGHTS if each.name == name), None)
+    if ours is None:
+        return False
+    results = read_results(folder.with_name(ours.name))
+    whole = theirs["plan"]["batch"].partition(" = ")[2] or theirs["plan"]["batch"]
+    finding = {
+        "topic": "batch_norm_twin",
+        "weights": f"{model}_gn_ws.*",
+        "finding": f"by recipe {recipe}, {whole}: {theirs['evaluation']['top1']:.2f} % top-1 at "
+        f"{theirs['pixels']} pixels, where GN+WS by that recipe reached "
+        f"{results['evaluation']['top1']:.2f} % at {ours.input_size[-1]}",
+        "command": "python -m train.baseline RUN --data DIR",
+    }
+    known = json.loads(path.read_text(encoding="utf-8"))["cards"] if path.exists() else []
+    others = [each for each in known if each["weights"] != finding["weights"]]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"cards": [*others, finding]}, indent=2) + "\n", encoding="utf-8")
+    return True
+
+
 def baseline_card(name: str, results: dict[str, Any], classes: int) -> str:
     """The README.md of such a folder."""
     score, batch = results["evaluation"], results["plan"]["batch"]
@@ -121,6 +155,10 @@ def main(run: Path, data: Path) -> None:
     folder, results = keep(run, data)
     score = results["evaluation"]
     click.echo(f"{folder}: top-1 {score['top1']} % ± {score['standard_error']}")
+    if write_finding(folder, CARDS / "studies" / FINDING):
+        click.echo("`make cards` tells of it on the cards of the zoo")
+    else:
+        click.echo("the zoo has no weights by this recipe yet, whose cards could tell of it")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ The first files were published before headers told of recipe and code. What they
 ``results.json``; the tensors stay as they are, byte by byte.
 """
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,7 @@ from wszoo import weights_table
 from wszoo.cards import read_results
 from wszoo.cards.folder import write_config
 from wszoo.cards.results import write_results
-from wszoo.files import sha256_of
-from wszoo.weights import ASSETS, WEIGHTS_FILE, Weights, check_file, read_metadata
+from wszoo.weights import ASSETS, WEIGHTS_FILE, Weights, check_file
 from wszoo.weights_file import file_metadata, with_metadata, write_whole
 
 TABLE = Path(weights_table.__file__)
@@ -27,6 +27,7 @@ def complete_header(
 
     The new digest gets into the table of records, ``config.json`` and ``results.json``, and that
     from before into ``results.json``, too. The cards are to be rendered then, in a new process.
+    Stopped at any moment, it ends what it began when it is called again.
 
     Args:
         weights: Of this zoo, published.
@@ -39,12 +40,16 @@ def complete_header(
 
     Raises:
         FileNotFoundError: The file is not there.
-        ValueError: It is another than the record says.
+        ValueError: It is another than the record says, or pinned on the Hub.
     """
     folder = cards / weights.name
     path = (assets if weights.packaged else cards) / weights.name / WEIGHTS_FILE
-    check_file(path, sha256=weights.sha256, dtype=weights.dtype)
-    results, before = read_results(folder), str(weights.sha256)
+    if weights.hub:
+        raise ValueError(
+            f"{weights.name} is pinned as {weights.hub}, whose file has the header that it has; "
+            f"take the pin out of {table}, and push it anew afterwards"
+        )
+    results = read_results(folder)
     metadata = file_metadata(
         model=weights.model,
         tag=weights.tag,
@@ -52,31 +57,30 @@ def complete_header(
         settings=results["recipe"],
         code=results["code"],
     )
-    if read_metadata(path) == metadata:
+    content = path.read_bytes()
+    changed = with_metadata(content, metadata)
+    before, after = (hashlib.sha256(each).hexdigest() for each in (content, changed))
+    if weights.sha256 != after:  # or all but the file itself was written, and then came an end
+        check_file(path, sha256=weights.sha256, dtype=weights.dtype)
+    if content == changed:
         return None
+    if _tensors(changed) != _tensors(content):
+        raise ValueError(f"{path} would have other tensors with another header; it was left alone")
     text = table.read_text(encoding="utf-8")
-    if text.count(before) != 1:
+    if text.count(before) + text.count(after) != 1:
         raise ValueError(f"{table} does not name {before[:12]}… once; see to its records first")
-    _rewrite(path, metadata)
-    completed = replace(weights, sha256=sha256_of(path))
+    completed = replace(weights, sha256=after)
+    known = results.get("sha256_before", [])
     results |= {
         "recipe_hash": metadata["recipe_hash"],
-        "file_bytes": path.stat().st_size,
-        "sha256_before": [*results.get("sha256_before", ()), before],
+        "file_bytes": len(changed),
+        "sha256_before": known if before in known else [*known, before],
     }
     write_results(folder, results)
     write_config(folder, completed)
-    write_whole(table, text.replace(before, str(completed.sha256)).encode())
+    write_whole(table, text.replace(before, after).encode())
+    write_whole(path, changed)  # the last: from what there is of the rest it can be made again
     return completed
-
-
-def _rewrite(path: Path, metadata: dict[str, str]) -> None:
-    """Put the file with another header in place, if its tensors are the same."""
-    content = path.read_bytes()
-    changed = with_metadata(content, metadata)
-    if _tensors(changed) != _tensors(content):
-        raise ValueError(f"{path} would have other tensors with another header; it was left alone")
-    write_whole(path, changed)
 
 
 def _tensors(content: bytes) -> tuple[dict[str, Any], bytes]:

@@ -21,3 +21,17 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_text(path: Path) -> str:
+    """The content of a file that has to be UTF-8.
+
+    Raises:
+        ValueError: It is not.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 (byte {error.start:,}); write it again as that"
+        ) from error

@@ -212,5 +212,15 @@ def no_answer(error: BaseException, place: Place, *, url: str | None = None) -> 
 
 
 def first_line(error: BaseException) -> str:
-    """Of its message; its type where there is none."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    """Of its message, without what signs addresses; its type where there is no message."""
+    return unsigned(str(error).strip().partition("\n")[0]) or type(error).__name__
+
+
+def unsigned(text: str) -> str:
+    """``text`` with its addresses up to the question mark: whoever reads the rest may write there.
+
+    Example:
+        >>> unsigned("no answer from 'https://a.b/c?token=1'")
+        "no answer from 'https://a.b/c'"
+    """
+    return re.sub(r"(\bhttps?://[^\s?'\"]*)\?[^\s'\")]*", r"\1", text)

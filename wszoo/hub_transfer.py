@@ -22,7 +22,7 @@ from wszoo.hub_client import NoConnection, Place, first_line, in_thread, no_answ
 from wszoo.hub_turn import Turn
 
 _STALL = 4.0  # seconds without a sign of life after which we look for the reason
-_XET_STALL = 60.0  # seconds without a byte after which Xet is given up
+_XET_STALL = 20.0  # seconds without a byte after which Xet is given up
 _XET_START = 8.0  # the same before the first one
 
 
@@ -64,8 +64,9 @@ class _Transfer:
                 super().__init__(*args, **kwargs)
 
             def update(self, n: float | None = 1) -> bool | None:
-                transfer.has_bytes |= bool(n)
-                transfer.see()
+                if n:  # the oldest client tells of nothing, again and again
+                    transfer.has_bytes = True
+                    transfer.see()
                 return super().update(n)
 
         return Bar

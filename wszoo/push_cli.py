@@ -65,11 +65,13 @@ def push(
         _ask(targets, private)
     reports = _push(publications, targets, dry_run=dry_run, private=private)
     slug = None
-    if not dry_run and (collection or (everything and not no_collection)):
-        slug = _collect(reports, collection, private)
-    data = {"pushed": [each.to_json() for each in reports], "collection": slug}
-    lines = [*map(str, reports), *([f"collection {slug}"] if slug else [])]
-    report(as_json, data, lambda: "\n".join(lines))
+    try:
+        if not dry_run and (collection or (everything and not no_collection)):
+            slug = _collect(reports, collection, private)
+    finally:  # the pins are known from here alone
+        data = {"pushed": [each.to_json() for each in reports], "collection": slug}
+        lines = [*map(str, reports), *([f"collection {slug}"] if slug else [])]
+        report(as_json, data, lambda: "\n".join(lines))
 
 
 def _folders(folder: Path | None, everything: bool) -> list[Path]:
@@ -179,6 +181,9 @@ def _collect(reports: Sequence["PushReport"], slug: str | None, private: bool) -
         return collect(pushed, slug=slug, private=private)
     except KeyboardInterrupt as stop:
         fail(str(stop), STOPPED)
+    except (OSError, ValueError) as error:
+        way = "name none, or another one, with --collection" if slug else "or give --no-collection"
+        fail(f"{error}; {way}", BAD_DATA)
 
 
 def _say(line: str) -> None:

@@ -1,5 +1,6 @@
 """What goes wrong between here and the Hub: one line each, and nothing half-published."""
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,10 @@ from tests.publish.folders import (
 from wszoo.publish import (
     Publication,
     publish,
+    verification,
 )
+
+CREATE = "/api/repos/create"
 
 
 def test_a_repository_changed_meanwhile_is_left_as_it_is(
@@ -35,6 +39,31 @@ def test_a_repository_changed_meanwhile_is_left_as_it_is(
     assert repo.commits[-1].files["README.md"] == b"theirs" and not repo.tags
 
 
+@pytest.mark.parametrize("answer", [b"[]", b'"hello"', b"7", b"{}"])
+def test_json_of_somebody_else_is_told_in_one_line(
+    hub: HubServer, publication: Publication, answer: bytes
+) -> None:
+    hub.faults.append(Fault(match=CREATE, body=answer, times=-1))
+
+    with pytest.raises(ConnectionError, match="does not answer as the Hub does; see to HF_ENDPO"):
+        publish(publication, REPOSITORY)
+
+
+def test_a_disk_that_is_full_while_verifying_leaves_no_doubt_of_what_is_published(
+    hub: HubServer, publication: Publication, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/there")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verification, "TemporaryDirectory", full)
+        with pytest.raises(OSError, match=r"/tmp/there: No space left on device; see to") as caught:
+            publish(publication, REPOSITORY)
+
+    assert "published as " in str(caught.value) and commits(hub) == 1
+    assert publish(publication, REPOSITORY).tag == "v1"
+
+
 @pytest.mark.usefixtures("no_pauses")
 def test_a_failed_upload_publishes_nothing(hub: HubServer, publication: Publication) -> None:
     hub.faults.append(Fault(match="PUT /lfs/", status=500, times=-1))
@@ -44,6 +73,7 @@ def test_a_failed_upload_publishes_nothing(hub: HubServer, publication: Publicat
 
     assert str(caught.value).startswith(f"cannot push to {REPOSITORY}: Error while uploading '")
     assert str(caught.value).endswith("try again later; nothing was published")
+    assert "/lfs/" in str(caught.value) and "sign" not in str(caught.value), "it lets others write"
     assert commits(hub) == 0 and not hub.asked(COMMIT)
 
 
@@ -86,7 +116,6 @@ def test_whoever_stops_a_push_is_told_what_is_left(
     assert publish(publication, REPOSITORY).tag == "v1"
 
 
-CREATE = "/api/repos/create"
 REFUSALS: dict[str, tuple[Fault, type[Exception], str]] = {
     "wrong token": (
         Fault(match=CREATE, status=401),

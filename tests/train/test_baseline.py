@@ -80,6 +80,7 @@ def test_a_net_with_batch_norm_is_kept_as_timm_loads_it(
     assert f"Top-1 {results['evaluation']['top1']} %" in card
     assert f"{MODEL} --recipe {RECIPE} --micro-batch-size 64 --data DIR" in card
     assert (folder / "curves.png").exists()
+    assert "the zoo has no weights by this recipe yet" in result.output
 
 
 def test_a_net_of_the_zoo_is_no_baseline(tmp_path: Path, places: Path, photos: Path) -> None:
@@ -107,3 +108,21 @@ def test_the_committed_baseline_has_the_card_that_its_results_render() -> None:
     assert (folder / "README.md").read_text() == baseline.baseline_card(
         folder.name, read_results(folder), 200
     )
+
+
+def test_the_cards_of_the_zoo_are_told_of_it(tmp_path: Path) -> None:
+    path = tmp_path / baseline.FINDING
+    other = {"weights": "resnet50_gn_ws.*", "topic": "batch_norm_twin"}
+    path.write_text(json.dumps({"cards": [other]}))
+
+    for _ in range(2):
+        assert baseline.write_finding(publish.CARDS / "resnet18.e14_tin200", path)
+
+    kept, new = json.loads(path.read_text())["cards"]
+    assert kept == other
+    assert new["weights"] == "resnet18_gn_ws.*"
+    assert (
+        "52.24 % top-1 at 80 pixels, where GN+WS by that recipe reached 50.74 %" in new["finding"]
+    )
+    committed = publish.CARDS / "studies" / baseline.FINDING
+    assert json.loads(committed.read_text())["cards"] == [new]

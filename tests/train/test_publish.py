@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file
 
-from train import publish
+from train import header, publish
 from train.header import complete_header
 from train.measure import classes_told, cpu_time, gallery_speeds
 from train.recipes import RECIPES
@@ -244,7 +244,37 @@ def test_a_header_is_left_alone_where_the_record_is_another(
     with pytest.raises(ValueError, match=r"table\.py does not name .*… once; see to its records"):
         complete_header(weights, places / "cards", **where)
 
+    with pytest.raises(ValueError, match=r"is pinned as a/b@c, whose file has .* take the pin out"):
+        complete_header(replace(weights, hub="a/b@c"), places / "cards", **where)
+
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("step", ["write_config", "write_whole"])
+def test_a_header_that_was_begun_is_ended(
+    places: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    weights, path, table = unfinished(places, monkeypatch)
+    where: Any = {"assets": places / "assets", "table": table}
+    content, real = path.read_bytes(), getattr(header, step)
+
+    def stopping(target: Path, *args: Any) -> None:
+        if step == "write_config" or target == path:
+            raise KeyboardInterrupt
+        real(target, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(header, step, stopping)
+        with pytest.raises(KeyboardInterrupt):
+            complete_header(weights, places / "cards", **where)
+    assert path.read_bytes() == content
+
+    digest = table.read_text().split('"')[1]
+    completed = complete_header(replace(weights, sha256=digest), places / "cards", **where)
+
+    assert completed is not None and f'"{completed.sha256}"' in table.read_text()
+    assert sha256_of(path) == completed.sha256
+    assert read_results(places / "cards" / SMALL.name)["sha256_before"].count(weights.sha256) == 1
 
 
 def test_published_weights_say_all_in_their_headers() -> None:

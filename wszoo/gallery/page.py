@@ -15,7 +15,7 @@ from wszoo.gallery.cards import Cards
 from wszoo.gallery.panel import panel
 from wszoo.gallery.plot import SHAPES, address, static_plot
 from wszoo.gallery.rows import DataSet, Row, data_sets
-from wszoo.gallery.speed import Speeds
+from wszoo.gallery.speed import Speeds, rounded
 
 _EARLY = 'document.documentElement.className="js"'  # before the first paint
 _ICON = (
@@ -188,7 +188,7 @@ def _kind(row: Row) -> str:
 
 def _speed(row: Row, speeds: Speeds) -> str:
     speed = speeds.find(row)
-    return f"{speed.images_per_second:.3g}/s" if speed else "–"
+    return f"{rounded(speed.images_per_second)}/s" if speed else "–"
 
 
 def _accuracy(row: Row) -> str:

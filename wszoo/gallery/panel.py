@@ -6,7 +6,7 @@ from wszoo.gallery.cards import Cards, benchmark_html
 from wszoo.gallery.markdown import code_block, link
 from wszoo.gallery.rows import NO_WEIGHTS, Row
 from wszoo.gallery.snippets import access, snippets
-from wszoo.gallery.speed import Speeds
+from wszoo.gallery.speed import Speeds, rounded
 
 
 def panel(row: Row, cards: Cards, speeds: Speeds | None) -> str:
@@ -36,7 +36,8 @@ def _facts(row: Row, speeds: Speeds | None) -> dict[str, str]:
     }
     if speed := speeds.find(row) if speeds else None:
         facts["Speed"] = (
-            f"{speed.images_per_second:.3g} images/s ({speed.slowest:.3g} to {speed.fastest:.3g}) "
+            f"{rounded(speed.images_per_second)} images/s "
+            f"({rounded(speed.slowest)} to {rounded(speed.fastest)}) "
             f"at {row.pixels} × {row.pixels}"
         )
     facts |= {

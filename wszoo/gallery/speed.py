@@ -145,6 +145,16 @@ def _images_per_second(model: str, pixels: int, clock: Callable[[], float]) -> f
     return count / taken
 
 
+def rounded(rate: float) -> str:
+    """Three figures of it, and no powers of ten.
+
+    Example:
+        >>> rounded(1234.5), rounded(12.345)
+        ('1,230', '12.3')
+    """
+    return f"{float(f'{rate:.3g}'):,.10g}"
+
+
 def write_speeds(speeds: Speeds, path: Path) -> None:
     """Keep what was measured, as JSON.
 

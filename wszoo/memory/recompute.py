@@ -12,11 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
-from wszoo.layers import FrozenWSConv2d, WSConv2d
+from wszoo.layers import WSConv2d
 from wszoo.layers.blocks import is_watched
 
 Layer = Callable[[Tensor], Tensor]
-_FORWARDS = (WSConv2d.forward, FrozenWSConv2d.forward)
 _DRAWING = (DropPath, DropBlock2d, _DropoutNd, nn.RReLU)
 
 
@@ -59,7 +58,7 @@ def _with_kernel(layer: nn.Module) -> Layer:
     if isinstance(layer, nn.Sequential) and type(layer).forward is nn.Sequential.forward:
         inner = [_with_kernel(each) for each in layer]
         return partial(chain, inner)
-    if not isinstance(layer, WSConv2d) or type(layer).forward not in _FORWARDS:
+    if not isinstance(layer, WSConv2d) or type(layer).forward is not WSConv2d.forward:
         return layer
     ready = layer._ready()
     kernel = _as_autocast_takes_it(layer._standardized() if ready is None else ready)

@@ -16,6 +16,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # the base o
     HTTPError as RequestError,
 )
 
+from wszoo.hub_client import unsigned
 from wszoo.publish.over_xet import XetError
 from wszoo.publish.silence import limited
 
@@ -41,7 +42,8 @@ def explained(repository: str, left: str = NOTHING, *, unanswered: str = "") -> 
         ConnectionError: There is no network, or the Hub fails.
         FileNotFoundError: There is no such account or repository.
         ValueError: The Hub does not take what was sent.
-        OSError: Somebody else changed the repository meanwhile.
+        OSError: Somebody else changed the repository meanwhile; or a file cannot be read or
+            written here.
         KeyboardInterrupt: As it came, with what is left as its message.
     """
     unknown = unanswered or left
@@ -63,7 +65,9 @@ def explained(repository: str, left: str = NOTHING, *, unanswered: str = "") -> 
         reason = f"no answer from {constants.ENDPOINT} ({_first_line(error)})"
         line = _line(repository, reason, "see to the network", unknown)
         raise ConnectionError(line) from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
+        if not (isinstance(error, json.JSONDecodeError) or _is_of_the_client(error)):
+            raise
         reason = f"{constants.ENDPOINT} does not answer as the Hub does"
         line = _line(repository, reason, "see to HF_ENDPOINT and to login pages", unknown)
         raise ConnectionError(line) from error
@@ -77,6 +81,12 @@ def explained(repository: str, left: str = NOTHING, *, unanswered: str = "") -> 
         cause = f": {_first_line(error.__cause__)}" if error.__cause__ else ""
         reason = f"{_first_line(error).rstrip('.')}{cause}"
         raise ConnectionError(_line(repository, reason, _LATER, unknown)) from error
+    except OSError as error:
+        if error.errno is None or isinstance(error, ConnectionError):  # it says all that already
+            raise
+        reason = f"{error.filename or 'this machine'}: {error.strerror}"
+        mend = "see to that and repeat the command"
+        raise OSError(_line(repository, reason, mend, unknown)) from error
 
 
 def _refusal(repository: str, error: HfHubHTTPError, left: str, unknown: str) -> Exception:
@@ -115,4 +125,13 @@ def _line(repository: str, reason: str, mend: str, left: str) -> str:
 
 def _first_line(text: object) -> str:
     lines = [line.strip() for line in str(text).splitlines() if line.strip()]
-    return lines[0] if lines else type(text).__name__
+    return unsigned(lines[0]) if lines else type(text).__name__
+
+
+def _is_of_the_client(error: Exception) -> bool:
+    """Whether the client stumbled, rather than this package."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
+    return str(where).partition(".")[0] == "huggingface_hub"

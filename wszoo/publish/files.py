@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wszoo.files import sha256_of
+from wszoo.files import read_text, sha256_of
 from wszoo.weights import WEIGHTS_FILE
 
 CARD, CONFIG, RESULTS = TEXTS = ("README.md", "config.json", "results.json")
@@ -102,7 +102,7 @@ def check_pictures(paths: Mapping[str, Path], again: str) -> None:
         ValueError: One is of another kind than its name says.
     """
     card = paths[CARD]
-    for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", card.read_text(encoding="utf-8")):
+    for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", read_text(card)):
         if name not in paths:
             raise FileNotFoundError(f"{card} shows {name}, which is not beside it; {again}")
     for path in paths.values():

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wszoo.cards import render_card
-from wszoo.files import sha256_of
+from wszoo.files import read_text, sha256_of
 from wszoo.publish.files import (
     CARD,
     CONFIG,
@@ -152,6 +152,6 @@ def _check_weights(path: Path, weights: Weights, results: dict[str, Any]) -> Non
 
 def _check_card(paths: dict[str, Path], weights: Weights, results: dict[str, Any]) -> None:
     card = paths[CARD]
-    if card.read_text(encoding="utf-8") != render_card(weights, results):
+    if read_text(card) != render_card(weights, results):
         raise ValueError(f"{card} is not what its record and results.json render; run `make cards`")
     check_pictures(paths, _AGAIN)

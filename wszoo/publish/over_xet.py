@@ -16,7 +16,7 @@ from wszoo.hub_client import first_line, in_thread
 T = TypeVar("T")
 
 START = 20.0  # seconds without a byte sent after which Xet is given up
-STALL = 60.0  # the same after the first one: in the end its servers check what they have
+STALL = 20.0  # the same after the first one: in the end its servers check what they have
 _LOOK = 0.2  # seconds between two looks
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import timm
 from torch import nn
 
+from wszoo.files import read_text
 from wszoo.finetune.outputs import FOLDER, load_finetuned, read_facts
 from wszoo.finetune.settings import TaskName
 from wszoo.publish.files import (
@@ -145,7 +146,7 @@ def _ours(path: Path, config: dict[str, Any]) -> dict[str, Any]:
 
 def _check_card(path: Path, sha256: str) -> str:
     """The name of the net, if its card is that of these weights and lets them be passed on."""
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     front = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
     title = re.search(r"^# (.+)$", text, re.MULTILINE)
     if front is None or title is None or f"`{sha256}`" not in text:

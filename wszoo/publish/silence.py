@@ -13,7 +13,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # the base o
 from huggingface_hub.utils import _http, get_session  # type: ignore[attr-defined]
 
 SILENCE = 8.0  # seconds
-COMMITTING = 60.0  # the same for a commit: the Hub checks and writes all its files, then answers
+COMMITTING = 20.0  # the same for a commit: the Hub checks and writes all its files, then answers
 _WAITS = ("connect", "read", "write", "pool")
 _XET = "HF_HUB_DISABLE_XET"
 
