@@ -150,10 +150,10 @@ def test_a_file_above_the_size_of_a_part_is_uploaded_in_parts(hub: HubServer) ->
     in_parts = [line for line in sent if sha256(WEIGHTS) in line]
     count = -(-len(WEIGHTS) // size)
     assert count > 2 and in_parts == [
-        f"PUT /lfs/{sha256(WEIGHTS)}/{number}" for number in range(1, count + 1)
+        f"PUT /lfs/{sha256(WEIGHTS)}/{number}?sign=1" for number in range(1, count + 1)
     ]
     assert len(sent) == count + 1 and len(hub.asked("/lfs/verify")) == 2
-    assert hub.asked("POST /lfs/") == [f"POST /lfs/{sha256(WEIGHTS)}"]
+    assert hub.asked("POST /lfs/") == [f"POST /lfs/{sha256(WEIGHTS)}?sign=1"]
     assert Path(hf_hub_download(NAME, "model.safetensors")).read_bytes() == WEIGHTS
     assert {r.headers["Authorization"] for r in hub.requests if r.origin == "cdn"} == {None}
 
