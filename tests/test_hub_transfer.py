@@ -140,6 +140,21 @@ def test_a_server_that_goes_silent_is_given_up(
     assert time.monotonic() - started < 3
 
 
+def test_a_bar_that_is_told_of_no_bytes_is_no_sign_of_life(
+    hub_record: Weights, hub: HubServer, tmp_path: Path
+) -> None:
+    place = wszoo.hub.place_of(str(hub_record.hub))
+    found = wszoo.hub_client.look_up(place, WEIGHTS_FILE, QUICK)
+    running = wszoo.hub_transfer._Transfer(place, WEIGHTS_FILE, found)
+    bar = running._bar()(total=2, disable=True)
+    running.last = 0
+
+    bar.update(0)
+    assert (running.last, running.has_bytes) == (0, False)
+    bar.update(1)
+    assert running.last > 0 and running.has_bytes
+
+
 def test_ctrl_c_ends_the_wait_and_the_next_use_takes_up_what_goes_on(
     hub_record: Weights, hub_files: dict[str, bytes], hub: HubServer
 ) -> None:

@@ -23,8 +23,12 @@ def flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, mend: str) -> str:
     """The content of a file that has to be UTF-8.
+
+    Args:
+        path: The file.
+        mend: The way out where it is not, for the message.
 
     Raises:
         ValueError: It is not.
@@ -32,6 +36,4 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 (byte {error.start:,}); write it again as that"
-        ) from error
+        raise ValueError(f"{path} is not UTF-8; {mend}") from error

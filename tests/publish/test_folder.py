@@ -114,6 +114,11 @@ CHANGES: dict[str, tuple[Change, type[Exception], str]] = {
         FileNotFoundError,
         r"README\.md shows curves\.png, which is not beside it",
     ),
+    "a card in another encoding": (
+        lambda folder: (folder / "README.md").write_bytes(b"Gr\xfc\xdfe"),
+        ValueError,
+        r"README\.md is not UTF-8; ",
+    ),
     "a card typed by hand": (
         lambda folder: (folder / "README.md").write_text("---\nlicense: mit\n---\nBest ever"),
         ValueError,

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from wszoo.bench import Comparison
+from wszoo.files import read_text
 from wszoo.gallery.markdown import to_html, without_front_matter
 from wszoo.gallery.rows import Row
 
@@ -35,10 +36,7 @@ class Cards:
         path = self._path(row)
         if path is None:
             return None
-        try:
-            text = without_front_matter(path.read_text(encoding="utf-8"))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8; render it again with `make cards`") from error
+        text = without_front_matter(read_text(path, "render it again with `make cards`"))
         first, _, rest = text.lstrip().partition("\n")
         if first.strip() == f"# {row.name}":  # the panel has this heading already
             text = rest

@@ -102,7 +102,7 @@ def check_pictures(paths: Mapping[str, Path], again: str) -> None:
         ValueError: One is of another kind than its name says.
     """
     card = paths[CARD]
-    for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", read_text(card)):
+    for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", read_text(card, again)):
         if name not in paths:
             raise FileNotFoundError(f"{card} shows {name}, which is not beside it; {again}")
     for path in paths.values():

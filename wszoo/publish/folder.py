@@ -152,6 +152,6 @@ def _check_weights(path: Path, weights: Weights, results: dict[str, Any]) -> Non
 
 def _check_card(paths: dict[str, Path], weights: Weights, results: dict[str, Any]) -> None:
     card = paths[CARD]
-    if read_text(card) != render_card(weights, results):
+    if read_text(card, _AGAIN) != render_card(weights, results):
         raise ValueError(f"{card} is not what its record and results.json render; run `make cards`")
     check_pictures(paths, _AGAIN)

@@ -146,7 +146,7 @@ def _ours(path: Path, config: dict[str, Any]) -> dict[str, Any]:
 
 def _check_card(path: Path, sha256: str) -> str:
     """The name of the net, if its card is that of these weights and lets them be passed on."""
-    text = read_text(path)
+    text = read_text(path, _AGAIN)
     front = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
     title = re.search(r"^# (.+)$", text, re.MULTILINE)
     if front is None or title is None or f"`{sha256}`" not in text:
